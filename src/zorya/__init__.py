@@ -1,0 +1,3 @@
+"""Zorya: a serverless relational database that you run yourself."""
+
+__version__ = "0.1.0"

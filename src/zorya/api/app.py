@@ -1,0 +1,133 @@
+"""The routes of the REST API, version 1.
+
+Every handler runs in the event loop: what it calls either returns at once or is awaited.
+"""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Depends, FastAPI, Query
+from fastapi.security import HTTPBearer
+
+import zorya
+from zorya.api import failures, guard, schemas
+from zorya.api.long_poll import LongPolls
+from zorya.api.server_control import ServerControl
+from zorya.control.facade import Clusters
+from zorya.core.model import Secret
+
+_MAX_SEQ = 2**63 - 1
+_FAILURES: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": schemas.Failure, "description": "Refused: the error says why and what to do."},
+    "5XX": {"model": schemas.Failure, "description": "The host, the engine or the server failed."},
+}
+
+
+def build(server: ServerControl, clusters: Clusters, *, token: Secret | None, polls: LongPolls) -> FastAPI:
+    """Answer the application. Without a token (on a Unix socket that file permissions guard) it serves everyone.
+
+    `polls` holds the requests that wait for events, so that whoever serves the application can end them.
+    """
+    app = FastAPI(
+        title="Zorya",
+        version=zorya.__version__,
+        description="Serverless PostgreSQL on your own machine. Errors have the form of `Failure`.",
+        redoc_url=None,
+        redirect_slashes=False,
+        dependencies=[Depends(HTTPBearer(auto_error=False))] if token else [],
+    )
+    for router in (_server_routes(server), _cluster_routes(server, clusters), _event_routes(clusters, polls)):
+        app.include_router(router, prefix="/v1", responses=_FAILURES)
+    failures.install(app)
+    app.add_middleware(failures.LastResort)
+    if token:
+        app.add_middleware(guard.Guard, token=token)
+    return app
+
+
+def _server_routes(server: ServerControl) -> APIRouter:
+    routes = APIRouter(tags=["server"])
+
+    @routes.get("/status")
+    async def read_status() -> schemas.ServerStatus:
+        """The server: where it is, since when, and how many clusters it has."""
+        return schemas.ServerStatus.model_validate(server.status())
+
+    @routes.get("/doctor")
+    async def examine_host() -> schemas.FindingList:
+        """What this host can do, and what to change to get the rest."""
+        found = await server.doctor()
+        return schemas.FindingList(findings=[schemas.Finding.model_validate(one) for one in found])
+
+    @routes.post("/stop", status_code=202)
+    async def stop_server() -> schemas.ServerStatus:
+        """Begin to put every cluster to sleep and end the server; answers what there was to stop."""
+        status = server.status()
+        server.stop()
+        return schemas.ServerStatus.model_validate(status)
+
+    return routes
+
+
+def _cluster_routes(server: ServerControl, clusters: Clusters) -> APIRouter:
+    routes = APIRouter(prefix="/clusters", tags=["clusters"])
+
+    @routes.get("")
+    async def list_clusters() -> schemas.ClusterList:
+        """Every cluster, ordered by name."""
+        return schemas.ClusterList(clusters=[schemas.Cluster.model_validate(one) for one in clusters.all()])
+
+    @routes.post("", status_code=201)
+    async def create_cluster(body: schemas.CreateCluster) -> schemas.Cluster:
+        """Make a cluster. It is available, and asleep, when this answers."""
+        request = body.to_request(default_pause_after_s=server.default_pause_after_s)
+        return schemas.Cluster.model_validate(await clusters.create(request))
+
+    @routes.get("/{name}")
+    async def show_cluster(name: str) -> schemas.Cluster:
+        """One cluster."""
+        return schemas.Cluster.model_validate(clusters.get(name))
+
+    @routes.delete("/{name}", status_code=204)
+    async def delete_cluster(name: str) -> None:
+        """End the cluster's sessions and remove it with all its data."""
+        await clusters.delete(name)
+
+    @routes.get("/{name}/credentials")
+    async def show_credentials(name: str) -> schemas.Credentials:
+        """What a client needs to connect, with the password."""
+        return schemas.Credentials.of(clusters.credentials(name))
+
+    @routes.post("/{name}/pause")
+    async def pause_cluster(
+        name: str, body: Annotated[schemas.PauseCluster, Body(default_factory=schemas.PauseCluster)]
+    ) -> schemas.Cluster:
+        """Stop the engine. Refused while sessions are open, unless forced."""
+        return schemas.Cluster.model_validate(await clusters.pause(name, force=body.force))
+
+    @routes.post("/{name}/resume")
+    async def resume_cluster(name: str) -> schemas.Cluster:
+        """Start the engine if it does not run."""
+        return schemas.Cluster.model_validate(await clusters.resume(name))
+
+    return routes
+
+
+def _event_routes(clusters: Clusters, polls: LongPolls) -> APIRouter:
+    routes = APIRouter(tags=["events"])
+
+    @routes.get("/events")
+    async def list_events(
+        cluster: Annotated[str | None, Query(description="Only this cluster's, which may be deleted.")] = None,
+        after: Annotated[int, Query(ge=0, le=_MAX_SEQ, description="Only events with a higher `seq`.")] = 0,
+        limit: Annotated[int, Query(ge=1, le=1000, description="Only the newest so many.")] = 100,
+        wait: Annotated[
+            float, Query(ge=0, le=60, allow_inf_nan=False, description="Seconds to wait for an event if there is none.")
+        ] = 0,
+    ) -> schemas.EventList:
+        """What happened, oldest first. To follow, ask again with `after` set to the last `seq` and a `wait`."""
+        found = await clusters.events(cluster, after=after, limit=limit)
+        if not found and wait:
+            found = await polls.wait(clusters.next_events(cluster, after=after), seconds=wait, otherwise=())
+        return schemas.EventList(events=[schemas.Event.model_validate(one) for one in found[-limit:]])
+
+    return routes

@@ -1,0 +1,47 @@
+"""What the API may ask of the server as a whole. `zorya.server` implements it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from zorya.core.findings import Finding
+from zorya.core.model import Compute
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerStatus:
+    """The server at one moment."""
+
+    version: str
+    home: Path
+    pid: int
+    started_at: datetime
+    uptime_s: float
+    api_socket: Path
+    api_port: int
+    """Loopback TCP port of this API."""
+    bind: Sequence[str]
+    """Addresses on which clusters' endpoints listen."""
+    clusters: Mapping[Compute, int]
+    """How many clusters are in each compute state; states that no cluster is in may be absent."""
+    sessions: int
+    """Clients connected or waiting to be, all clusters together."""
+
+
+class ServerControl(Protocol):
+    """The running server. No method blocks the event loop."""
+
+    @property
+    def default_pause_after_s(self) -> int | None:
+        """The delay of a cluster that is created without one; None is never."""
+
+    def status(self) -> ServerStatus:
+        """Answer what the server is doing now."""
+
+    async def doctor(self) -> Sequence[Finding]:
+        """Examine the host."""
+
+    def stop(self) -> None:
+        """Begin to put every cluster to sleep and then end the server. Returns at once; may be repeated."""

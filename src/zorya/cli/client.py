@@ -1,0 +1,148 @@
+"""The REST API's client. It speaks through the home's Unix socket, one connection a request.
+
+It uses the standard library's HTTP client, since `zorya url` runs inside `$(...)` and has to start quickly.
+"""
+
+import http.client
+import json
+import socket
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from zorya.cli import wire
+from zorya.core import errors, ids
+
+READ_TIMEOUT_S = 10.0
+"""For requests that the server answers at once."""
+
+
+class Refused(errors.ZoryaError):
+    """The server's error as it came; `code` and `retry_can_help` are the server's."""
+
+    def __init__(self, problem: dict[str, Any]) -> None:
+        super().__init__(problem["message"], hint=problem["hint"])
+        self.code = problem["code"]
+        self.retry_can_help = problem["retry_can_help"]
+
+
+class Api:
+    """The server of one home.
+
+    Every method blocks until the server has answered. Each raises Refused when the server says no, ServerUnreachable
+    when none answers, and HomeUnusable when this user may not talk to it. Those that change a cluster wait for as long
+    as the change takes, and if the caller is interrupted, the change goes on.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self._socket_path = home / "run" / "zorya.sock"
+
+    def status(self) -> wire.ServerStatus:
+        """Answer what the server is doing."""
+        answer: wire.ServerStatus = self._ask("GET", "/v1/status")
+        return answer
+
+    def doctor(self) -> list[wire.Finding]:
+        """Have the server examine its host."""
+        answer: list[wire.Finding] = self._ask("GET", "/v1/doctor", timeout_s=None)["findings"]
+        return answer
+
+    def stop(self) -> None:
+        """Have the server begin to stop."""
+        self._ask("POST", "/v1/stop")
+
+    def clusters(self) -> list[wire.Cluster]:
+        """Answer every cluster, ordered by name."""
+        answer: list[wire.Cluster] = self._ask("GET", "/v1/clusters")["clusters"]
+        return answer
+
+    def cluster(self, name: str) -> wire.Cluster:
+        """Answer one cluster."""
+        answer: wire.Cluster = self._ask("GET", _path(name))
+        return answer
+
+    def credentials(self, name: str) -> wire.Credentials:
+        """Answer what a client needs to connect."""
+        answer: wire.Credentials = self._ask("GET", _path(name) + "/credentials")
+        return answer
+
+    def create(self, cluster: wire.CreateCluster) -> wire.Cluster:
+        """Make a cluster."""
+        answer: wire.Cluster = self._ask("POST", "/v1/clusters", body=cluster, timeout_s=None)
+        return answer
+
+    def pause(self, name: str, *, force: bool) -> wire.Cluster:
+        """Stop the cluster's engine."""
+        answer: wire.Cluster = self._ask("POST", _path(name) + "/pause", body={"force": force}, timeout_s=None)
+        return answer
+
+    def resume(self, name: str) -> wire.Cluster:
+        """Start the cluster's engine."""
+        answer: wire.Cluster = self._ask("POST", _path(name) + "/resume", timeout_s=None)
+        return answer
+
+    def delete(self, name: str) -> None:
+        """Remove the cluster with its data."""
+        self._ask("DELETE", _path(name), timeout_s=None)
+
+    def events(self, cluster: str | None, *, after: int, limit: int, wait_s: float) -> list[wire.Event]:
+        """Answer the newest `limit` events after `after`, oldest first; wait up to `wait_s` when there is none."""
+        query: dict[str, str | int | float] = {"after": after, "limit": limit, "wait": wait_s}
+        if cluster is not None:
+            query["cluster"] = cluster
+        path = f"/v1/events?{urlencode(query)}"
+        answer: list[wire.Event] = self._ask("GET", path, timeout_s=READ_TIMEOUT_S + wait_s)["events"]
+        return answer
+
+    def _ask(self, method: str, path: str, *, body: object = None, timeout_s: float | None = READ_TIMEOUT_S) -> Any:
+        connection = _UnixConnection(self._socket_path, timeout_s)
+        try:
+            self._connect(connection)
+            content = None if body is None else json.dumps(body)
+            connection.request(method, path, content, {"Content-Type": "application/json"} if content else {})
+            response = connection.getresponse()
+            answer = json.loads(response.read() or "null")
+        except TimeoutError as error:
+            raise errors.ServerUnreachable(
+                f"The Zorya server on {self.home} did not answer within {timeout_s:g} s.", hint="Its log may say why."
+            ) from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise errors.ServerUnreachable(
+                f"The Zorya server on {self.home} went away before it had answered.", hint="`zorya up` starts it again."
+            ) from error
+        finally:
+            connection.close()
+        if response.status >= 400:
+            raise Refused(answer["error"])
+        return answer
+
+    def _connect(self, connection: "_UnixConnection") -> None:
+        try:
+            connection.connect()
+        except PermissionError as error:
+            raise errors.HomeUnusable(
+                f"You may not use the Zorya server on {self.home}.", hint="Run this as the user that runs the server."
+            ) from error
+        except OSError as error:
+            raise errors.ServerUnreachable(
+                f"No Zorya server is up on {self.home}.", hint="Start one with `zorya up`."
+            ) from error
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP/1.1 over a Unix socket."""
+
+    def __init__(self, path: Path, timeout_s: float | None) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the socket file rather than to a host."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def _path(name: str) -> str:
+    return f"/v1/clusters/{ids.parse_name(name)}"

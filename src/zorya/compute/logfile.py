@@ -1,0 +1,40 @@
+"""An engine's log file: appended to by the engine itself, kept bounded by Zorya."""
+
+import os
+import shutil
+from pathlib import Path
+
+
+def rotate(path: Path, *, max_bytes: int) -> bool:
+    """Copy a log that has grown past `max_bytes` to `<name>.1` and empty it; answer whether it was. Blocking.
+
+    The engine holds the file open for appending and outlives Zorya, so the file itself has to stay: lines written in
+    the instant between the copy and the emptying are lost, as with logrotate's copytruncate.
+    """
+    try:
+        if path.stat().st_size <= max_bytes:
+            return False
+        shutil.copyfile(path, path.with_name(path.name + ".1"))
+        os.truncate(path, 0)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def size(path: Path) -> int:
+    """Answer the log's length in bytes, 0 when there is none: a mark to give to `read_from`."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def read_from(path: Path, mark: int, *, limit: int = 65536) -> str:
+    """Answer what was written after `mark`, its last `limit` bytes at most."""
+    try:
+        with path.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(min(mark, end), end - limit))
+            return file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""

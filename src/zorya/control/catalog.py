@@ -1,0 +1,245 @@
+"""The catalog: the record of every cluster and the log of events, in one SQLite file.
+
+Every write is durable on return and changes a record together with the event that tells of it. A record is replaced
+only at the revision it was read at (compare-and-set). Nothing outside this module knows that it is SQLite: a catalog on
+etcd would have the same methods.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Self, TypeVar
+
+from zorya.control import record as records
+from zorya.control.events import EventKind
+from zorya.control.record import ClusterRecord
+from zorya.control.view import EventView
+from zorya.core import errors
+from zorya.core.model import Status
+
+_T = TypeVar("_T")
+
+FORMAT = 1
+"""Rises when the file's form changes. A file of a higher format is left alone."""
+
+_SCHEMA = """
+CREATE TABLE clusters (
+    id       TEXT PRIMARY KEY,
+    name     TEXT NOT NULL UNIQUE,
+    port     INTEGER NOT NULL UNIQUE,
+    revision INTEGER NOT NULL,
+    record   TEXT NOT NULL
+) STRICT;
+CREATE TABLE events (
+    seq      INTEGER PRIMARY KEY AUTOINCREMENT,
+    at       TEXT NOT NULL,
+    cluster  TEXT NOT NULL,
+    kind     TEXT NOT NULL,
+    category TEXT NOT NULL,
+    message  TEXT NOT NULL
+) STRICT;
+CREATE INDEX events_of_cluster ON events (cluster, seq);
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewEvent:
+    """An event to write with a change."""
+
+    at: datetime
+    cluster: str
+    kind: EventKind
+    reason: str
+    """Why it happened, as a sentence; may be empty."""
+
+
+class Catalog:
+    """The open file. SQLite works in a thread of its own, so that a slow disk does not stop the event loop."""
+
+    def __init__(self, connection: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
+        """Use `open`."""
+        self._connection = connection
+        self._thread = thread
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open the catalog, made if missing. Blocking.
+
+        Raises HomeTooNew when a newer Zorya wrote it, HomeUnusable when it cannot be used; either way it is unchanged.
+        """
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="catalog")
+        try:
+            return cls(thread.submit(_connect, path).result(), thread)
+        except BaseException:
+            thread.shutdown()
+            raise
+
+    def close(self) -> None:
+        """Close the file. Blocking; after it no method may be called."""
+        self._thread.submit(self._connection.close).result()
+        self._thread.shutdown()
+
+    async def load(self) -> Sequence[tuple[ClusterRecord, int]]:
+        """Answer every record with its revision, by name.
+
+        Raises HomeUnusable when one cannot be read.
+        """
+
+        def read() -> list[tuple[ClusterRecord, int]]:
+            rows = self._connection.execute("SELECT record, revision FROM clusters ORDER BY name").fetchall()
+            return [(_parse(text), revision) for text, revision in rows]
+
+        return await self._run(read)
+
+    async def insert(self, record: ClusterRecord) -> int:
+        """Add a record and answer its revision. Raises NameTaken or PortInUse."""
+
+        def write() -> int:
+            try:
+                with self._connection:
+                    self._connection.execute(
+                        "INSERT INTO clusters (id, name, port, revision, record) VALUES (?, ?, ?, 1, ?)",
+                        (record.id, record.name, record.port, records.to_json(record)),
+                    )
+            except sqlite3.IntegrityError as error:
+                if "clusters.port" in str(error):
+                    raise errors.PortInUse(
+                        f"Port {record.port} belongs to another cluster.", hint="Choose another --port, or none."
+                    ) from error
+                raise errors.NameTaken(
+                    f"There is a cluster named {record.name} already.", hint="Choose another name."
+                ) from error
+            return 1
+
+        return await self._run(write)
+
+    async def replace(self, record: ClusterRecord, *, revision: int, event: NewEvent | None) -> int:
+        """Replace the record that has this revision, write the event with it, and answer the new revision.
+
+        A record whose status is deleted is removed. Raises RevisionConflict when the record has another revision.
+        """
+
+        def write() -> int:
+            with self._connection:
+                if record.status is Status.DELETED:
+                    changed = self._connection.execute(
+                        "DELETE FROM clusters WHERE id = ? AND revision = ?", (record.id, revision)
+                    )
+                else:
+                    changed = self._connection.execute(
+                        "UPDATE clusters SET record = ?, revision = revision + 1 WHERE id = ? AND revision = ?",
+                        (records.to_json(record), record.id, revision),
+                    )
+                if changed.rowcount != 1:
+                    raise errors.RevisionConflict(
+                        f"The record of {record.name} is not at revision {revision} any more.",
+                        hint="Another process changed the catalog; restart Zorya.",
+                    )
+                self._add(event)
+            return revision + 1
+
+        return await self._run(write)
+
+    async def add_event(self, event: NewEvent) -> None:
+        """Write an event that changes no record."""
+
+        def write() -> None:
+            with self._connection:
+                self._add(event)
+
+        await self._run(write)
+
+    async def events(self, cluster: str | None, *, after: int, limit: int) -> Sequence[EventView]:
+        """Answer the newest `limit` events with a higher `seq` than `after`, oldest first; None is every cluster's."""
+
+        def read() -> list[EventView]:
+            rows = self._connection.execute(
+                "SELECT seq, at, cluster, kind, category, message FROM events"
+                " WHERE seq > ? AND (? IS NULL OR cluster = ?) ORDER BY seq DESC LIMIT ?",
+                (after, cluster, cluster, limit),
+            ).fetchall()
+            return [
+                EventView(
+                    seq=seq, at=datetime.fromisoformat(at), cluster=name, kind=kind, category=category, message=message
+                )
+                for seq, at, name, kind, category, message in reversed(rows)
+            ]
+
+        return await self._run(read)
+
+    async def prune_events(self, *, before: datetime) -> None:
+        """Remove events that are labelled earlier than `before`."""
+
+        def write() -> None:
+            with self._connection:
+                self._connection.execute("DELETE FROM events WHERE at < ?", (before.isoformat(),))
+
+        await self._run(write)
+
+    def _add(self, event: NewEvent | None) -> None:
+        if event is not None:
+            message = f"{event.kind.meaning} {event.reason}".strip()
+            self._connection.execute(
+                "INSERT INTO events (at, cluster, kind, category, message) VALUES (?, ?, ?, ?, ?)",
+                (event.at.isoformat(), event.cluster, event.kind.id, event.kind.category, message),
+            )
+
+    async def _run(self, work: Callable[[], _T]) -> _T:
+        def guarded() -> _T:
+            with _sqlite_errors("The catalog"):
+                return work()
+
+        # Shielded: a caller that is cancelled must not leave it unknown whether the write was done.
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, guarded))
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    with _sqlite_errors(f"The catalog {path}"):
+        path.touch(mode=0o600)
+        connection = sqlite3.connect(path, timeout=10)
+        try:
+            found = int(connection.execute("PRAGMA user_version").fetchone()[0])
+            if found > FORMAT:
+                raise errors.HomeTooNew(
+                    f"{path} was written by a newer Zorya (format {found}; this one knows {FORMAT}).",
+                    hint="Nothing was changed. Start the newer version, or choose another home with ZORYA_HOME.",
+                )
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            if found == 0:
+                connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+@contextmanager
+def _sqlite_errors(what: str) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
+            raise errors.DiskFull(
+                f"{what} cannot be written: the disk is full.", hint="Free some space and try again."
+            ) from error
+        raise errors.HomeUnusable(
+            f"{what} cannot be used: {error}.", hint="If it is damaged, put a copy from a backup in its place."
+        ) from error
+    except OSError as error:
+        raise errors.HomeUnusable(f"{what} cannot be used: {error.strerror}.", hint="Mend the home folder.") from error
+
+
+def _parse(text: str) -> ClusterRecord:
+    try:
+        return records.from_json(text)
+    except (ValueError, KeyError, TypeError) as error:
+        raise errors.HomeUnusable(
+            f"A cluster's record in the catalog cannot be read: {error!r}.",
+            hint="If the catalog is damaged, put a copy from a backup in its place.",
+        ) from error

@@ -1,0 +1,45 @@
+"""The kinds of event. Numbers below 1000 are those of the RDS events with the same meaning; the others are Zorya's own."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    number: int
+    category: str
+    meaning: str
+
+
+class EventKind(Enum):
+    """What can happen to a cluster. Each event's message adds why."""
+
+    CREATED = _Kind(170, "creation", "The cluster was created.")
+    DELETED = _Kind(171, "deletion", "The cluster was deleted.")
+    PAUSING = _Kind(144, "notification", "The cluster is being paused.")
+    PAUSED = _Kind(145, "notification", "The cluster is paused.")
+    PAUSE_CANCELED = _Kind(146, "notification", "The pause was canceled.")
+    RESUMING = _Kind(147, "notification", "The cluster is being resumed.")
+    RESUMED = _Kind(148, "notification", "The cluster is resumed.")
+    CREATE_FAILED = _Kind(1001, "failure", "The cluster could not be created; nothing of it was kept.")
+    RESUME_FAILED = _Kind(1002, "failure", "The cluster could not be resumed.")
+    ENGINE_LOST = _Kind(1003, "failure", "The engine ended without being asked to.")
+    TAKEN_OVER = _Kind(1004, "notification", "Zorya started and found the engine running.")
+    STOP_FORCED = _Kind(1005, "failure", "The engine did not stop in time and was stopped by force.")
+    ENDPOINT_FAILED = _Kind(1006, "failure", "The endpoint cannot listen.")
+    ENDPOINT_RESTORED = _Kind(1007, "notification", "The endpoint listens again.")
+
+    @property
+    def id(self) -> str:
+        """The kind's name for people and programs, such as ZORYA-EVENT-0148."""
+        return f"ZORYA-EVENT-{self.value.number:04}"
+
+    @property
+    def category(self) -> str:
+        """One of creation, deletion, notification, failure."""
+        return self.value.category
+
+    @property
+    def meaning(self) -> str:
+        """What has happened, as a sentence."""
+        return self.value.meaning

@@ -1,0 +1,355 @@
+"""All clusters of a home: makes and finds their owners, and gives them their ports. Implements `facade.Clusters`."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from typing import Protocol
+from urllib.parse import quote
+
+from zorya.control.catalog import Catalog
+from zorya.control.cluster import ClusterOwner, Surroundings
+from zorya.control.events import EventKind
+from zorya.control.installed import Installed
+from zorya.control.instance import InstanceRunner
+from zorya.control.record import ClusterRecord
+from zorya.control.view import ClusterView, CreateRequest, Credentials, EventView
+from zorya.core import errors, ids, logging
+from zorya.core.clock import Clock
+from zorya.core.model import Address, Compute, Mode, Secret, Status
+from zorya.core.settings import Settings
+
+_log = logging.get("zorya.control")
+
+CAPACITY_STEP = 0.5
+CAPACITY_LIMIT = 256.0
+USERNAME = "zorya"
+
+_REOPEN_EVERY_S = 5.0
+_TIDY_EVERY_S = 60.0
+
+
+class Doors(Protocol):
+    """What control needs of the gateway: the listening sockets of endpoints."""
+
+    def open(self, port: int, endpoint: ClusterOwner) -> None:
+        """Listen on `port` for clients of `endpoint`. Raises PortInUse, HostProblem, InvalidSetting."""
+
+    def close(self, port: int) -> None:
+        """Stop listening; clients that are there stay. Idempotent."""
+
+    async def end_sessions(self, port: int) -> None:
+        """Cut off the clients that came through `port`, held ones too."""
+
+
+class Fleet:
+    """The clusters of one home. `run` must be going before anything else is called."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        catalog: Catalog,
+        clock: Clock,
+        installed: Installed,
+        runner: InstanceRunner,
+        doors: Doors,
+        attach: tuple[str, str],
+    ) -> None:
+        """`attach` is how clients reach their engines and why, for `show`."""
+        self._settings = settings
+        self._catalog = catalog
+        self._clock = clock
+        self._installed = installed
+        self._runner = runner
+        self._doors = doors
+        self._attach = attach
+        self._owners: dict[str, ClusterOwner] = {}
+        self._making = asyncio.Lock()
+        self._told = asyncio.Event()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._started = asyncio.Event()
+        self._surroundings = Surroundings(
+            catalog=catalog,
+            clock=clock,
+            runner=runner,
+            wake_timeout_s=settings.wake_timeout_s,
+            stop_timeout_s=settings.stop_timeout_s,
+            told=self._tell_followers,
+        )
+
+    # Running.
+
+    async def load(self) -> None:
+        """Read the catalog, make the owners and open their endpoints. Once, before `run`.
+
+        A port that another program has taken is no reason not to start: it is tried again while the server runs.
+        """
+        for record, revision in await self._catalog.load():
+            owner = ClusterOwner(record, revision=revision, surroundings=self._surroundings)
+            self._owners[record.name] = owner
+            if record.status is not Status.DELETING:
+                await self._open_door(owner)
+
+    async def run(self) -> None:
+        """Run the owners until cancelled; engines then go on without them."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                for owner in self._owners.values():
+                    self._run_owner(owner)
+                tasks.create_task(self._reopen_doors(), name="reopen doors")
+                tasks.create_task(self._tidy(), name="tidy")
+                self._started.set()
+        finally:
+            self._tasks = None
+            for owner in self._owners.values():
+                owner.let_go()
+
+    async def started(self) -> None:
+        """Wait until `run` is going."""
+        await self._started.wait()
+
+    async def put_all_to_sleep(self, progress: Callable[[int], None]) -> None:
+        """Stop listening and stop every engine cleanly; open sessions are ended. Calls `progress` with how many are left."""
+        for owner in self._owners.values():
+            self._doors.close(owner.record.port)
+        left = [owner for owner in self._owners.values() if owner.record.compute is not Compute.STOPPED]
+        progress(len(left))
+        pending = {
+            asyncio.create_task(owner.put_to_sleep(), name=f"{owner.name}: put to sleep")
+            for owner in self._owners.values()
+        }
+        while pending:
+            _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            progress(len([owner for owner in left if owner.pid is not None]))
+
+    def _run_owner(self, owner: ClusterOwner) -> None:
+        assert self._tasks is not None
+        self._tasks.create_task(self._look_after(owner), name=f"cluster {owner.name}")
+
+    async def _look_after(self, owner: ClusterOwner) -> None:
+        await owner.run()
+        # The cluster is deleted, or its creation failed.
+        self._doors.close(owner.record.port)
+        del self._owners[owner.name]
+        await self._doors.end_sessions(owner.record.port)
+
+    async def _open_door(self, owner: ClusterOwner) -> None:
+        try:
+            self._doors.open(owner.record.port, owner)
+        except errors.ZoryaError as error:
+            if not owner.endpoint_problem:
+                _log.error("endpoint cannot listen", cluster=owner.name, error=str(error))
+                await owner.tell(EventKind.ENDPOINT_FAILED, error.message)
+            owner.endpoint_problem = error.message
+        else:
+            if owner.endpoint_problem:
+                await owner.tell(EventKind.ENDPOINT_RESTORED, "")
+            owner.endpoint_problem = ""
+
+    async def _reopen_doors(self) -> None:
+        while True:
+            await asyncio.sleep(_REOPEN_EVERY_S)
+            for owner in list(self._owners.values()):
+                if owner.endpoint_problem and owner.record.status is not Status.DELETING:
+                    await self._open_door(owner)
+
+    async def _tidy(self) -> None:
+        while True:
+            await self._catalog.prune_events(
+                before=self._clock.now() - timedelta(days=self._settings.event_retention_days)
+            )
+            await asyncio.sleep(_TIDY_EVERY_S)
+            for owner in list(self._owners.values()):
+                if owner.pid is not None:
+                    await self._runner.keep_log_bounded(owner.record)
+
+    # facade.Clusters
+
+    def all(self) -> Sequence[ClusterView]:
+        """See facade.Clusters.all."""
+        return [self._view(owner) for _, owner in sorted(self._owners.items())]
+
+    def get(self, name: str) -> ClusterView:
+        """See facade.Clusters.get."""
+        return self._view(self._owner(name))
+
+    def credentials(self, name: str) -> Credentials:
+        """See facade.Clusters.credentials."""
+        record = self._owner(name).record
+        address = self._endpoint(record)
+        url = f"postgresql://{quote(record.username)}:{quote(record.password.value)}@{address}/{quote(record.database)}"
+        return Credentials(
+            username=record.username,
+            password=record.password,
+            database=record.database,
+            endpoint=address,
+            url=Secret(url),
+        )
+
+    async def create(self, request: CreateRequest) -> ClusterView:
+        """See facade.Clusters.create."""
+        name = ids.parse_name(request.name)
+        _check_capacity(request.min_capacity, request.max_capacity)
+        installation = await self._installed.choose(request.version)
+        async with self._making:
+            if name in self._owners:
+                raise errors.NameTaken(f"There is a cluster named {name} already.", hint="Choose another name.")
+            owner = await self._admit(name, request, installation.major)
+        self._run_owner(owner)
+        await owner.created()
+        return self._view(owner)
+
+    async def resume(self, name: str) -> ClusterView:
+        """See facade.Clusters.resume."""
+        owner = self._owner(name)
+        await owner.wake()
+        return self._view(owner)
+
+    async def pause(self, name: str, *, force: bool) -> ClusterView:
+        """See facade.Clusters.pause."""
+        owner = self._owner(name)
+        await owner.pause(force=force)
+        return self._view(owner)
+
+    async def delete(self, name: str) -> None:
+        """See facade.Clusters.delete."""
+        owner = self._owner(name)
+        self._doors.close(owner.record.port)
+        await owner.delete()
+
+    async def events(self, name: str | None, *, after: int, limit: int) -> Sequence[EventView]:
+        """See facade.Clusters.events."""
+        return await self._catalog.events(self._event_name(name), after=after, limit=limit)
+
+    async def next_events(self, name: str | None, *, after: int) -> Sequence[EventView]:
+        """See facade.Clusters.next_events."""
+        while True:
+            told = self._told
+            found = await self._catalog.events(self._event_name(name), after=after, limit=1000)
+            if found:
+                return found
+            await told.wait()
+
+    def _event_name(self, name: str | None) -> str | None:
+        return name.lower() if name is not None else None
+
+    def _tell_followers(self) -> None:
+        self._told.set()
+        self._told = asyncio.Event()
+
+    # Making.
+
+    async def _admit(self, name: str, request: CreateRequest, major: str) -> ClusterOwner:
+        """Find a port, listen on it and write the record: from here on the cluster exists, if not yet its data."""
+        for port in self._candidate_ports(request.port):
+            record = self._new_record(name, request, major, port)
+            owner = ClusterOwner(record, revision=1, surroundings=self._surroundings)
+            try:
+                self._doors.open(port, owner)
+            except errors.PortInUse:
+                if request.port is not None:
+                    raise
+                continue
+            try:
+                await self._catalog.insert(record)
+            except BaseException:
+                self._doors.close(port)
+                raise
+            self._owners[name] = owner
+            return owner
+        raise errors.NoFreePort(
+            f"No port of {self._settings.port_range} is free.",
+            hint="Widen the setting port_range, or choose one with --port.",
+        )
+
+    def _candidate_ports(self, wanted: int | None) -> Iterator[int]:
+        taken = {owner.record.port: owner.name for owner in self._owners.values()}
+        if wanted is None:
+            yield from (port for port in self._settings.ports if port not in taken)
+            return
+        if not 1024 <= wanted <= 65535:
+            raise errors.InvalidInput(f"{wanted} cannot be a cluster's port.", hint="Choose one from 1024 to 65535.")
+        if wanted in taken:
+            raise errors.PortInUse(
+                f"Port {wanted} belongs to cluster {taken[wanted]}.", hint="Choose another --port, or none."
+            )
+        yield wanted
+
+    def _new_record(self, name: str, request: CreateRequest, major: str, port: int) -> ClusterRecord:
+        return ClusterRecord(
+            id=ids.new_cluster_id(),
+            name=name,
+            port=port,
+            engine=request.engine,
+            engine_major=major,
+            mode=Mode.SERVERLESS,
+            status=Status.CREATING,
+            compute=Compute.STOPPED,
+            reason="It is being created.",
+            min_capacity=request.min_capacity,
+            max_capacity=request.max_capacity,
+            pause_after_s=request.pause_after_s,
+            username=USERNAME,
+            password=Secret(ids.new_password()),
+            database=name,
+            created_at=self._clock.now(),
+            process=None,
+        )
+
+    # Showing.
+
+    def _owner(self, name: str) -> ClusterOwner:
+        owner = self._owners.get(name.lower())
+        if owner is None:
+            raise errors.ClusterNotFound(
+                f"There is no cluster named {name!r}.", hint="`zorya list` shows the clusters there are."
+            )
+        return owner
+
+    def _endpoint(self, record: ClusterRecord) -> Address:
+        host = self._settings.bind[0]
+        # Every address is no address to connect to: the first that always works is this host's own.
+        return Address(host={"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port=record.port)  # noqa: S104
+
+    def _view(self, owner: ClusterOwner) -> ClusterView:
+        record = owner.record
+        running = record.compute in {Compute.RUNNING, Compute.PAUSING}
+        return ClusterView(
+            name=record.name,
+            id=record.id,
+            engine=record.engine,
+            engine_version=self._runner.engine_version(record),
+            mode=record.mode,
+            status=record.status,
+            compute=record.compute,
+            reason=record.reason,
+            capacity=record.max_capacity if running else 0.0,
+            min_capacity=record.min_capacity,
+            max_capacity=record.max_capacity,
+            pause_after_s=record.pause_after_s,
+            freeze_after_s=None,
+            endpoint=self._endpoint(record),
+            endpoint_problem=owner.endpoint_problem,
+            attach=self._attach[0],
+            attach_reason=self._attach[1],
+            username=record.username,
+            database=record.database,
+            sessions=owner.sessions,
+            engine_pid=owner.pid,
+            engine_log=str(self._runner.log_path(record)),
+            pauses_in_s=owner.pauses_in_s,
+            operation=owner.operation,
+            created_at=record.created_at,
+        )
+
+
+def _check_capacity(least: float, most: float) -> None:
+    for value in (least, most):
+        if not CAPACITY_STEP <= value <= CAPACITY_LIMIT or value % CAPACITY_STEP:
+            raise errors.InvalidInput(
+                f"{value:g} is not a capacity.",
+                hint=f"Capacity is {CAPACITY_STEP} to {CAPACITY_LIMIT:g} ACUs in steps of {CAPACITY_STEP}.",
+            )
+    if least > most:
+        raise errors.InvalidInput(f"The minimum capacity {least:g} is above the maximum {most:g}.", hint="Swap them.")

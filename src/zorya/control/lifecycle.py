@@ -1,0 +1,177 @@
+"""What a cluster's owner does next. Pure: a situation in, an action and its reason out.
+
+`cluster.ClusterOwner` is the half that acts. It asks again after every step and whenever something changes, so a rule
+here never has to remember what happened before; what matters of the past is in the situation.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from zorya.core.model import Compute, Status
+
+
+class Process(StrEnum):
+    """What is seen of the engine's process."""
+
+    ABSENT = "absent"
+    ENDED = "ended"
+    """It was there and has ended, and that has not been dealt with yet."""
+    STARTING = "starting"
+    READY = "ready"
+    STOPPING = "stopping"
+    """Zorya has told it to stop, or it stops by itself; it serves nobody new."""
+
+
+class StopWish(StrEnum):
+    """That, and how, the engine shall stop though it is not idle."""
+
+    NONE = "none"
+    WHEN_UNUSED = "when unused"
+    """By hand: a client that comes first wins."""
+    NOW = "now"
+    """By hand with force, or since the server stops: sessions are ended."""
+
+
+class Action(StrEnum):
+    """One step of the owner."""
+
+    REST = "rest"
+    BUILD = "build"
+    START = "start"
+    AWAIT_READY = "await ready"
+    FINISH_RESUME = "finish resume"
+    BEGIN_PAUSE = "begin pause"
+    CANCEL_PAUSE = "cancel pause"
+    DROP_PAUSE = "drop pause"
+    CHECKPOINT = "checkpoint"
+    STOP = "stop"
+    NOTE_EXIT = "note exit"
+    BEGIN_DELETE = "begin delete"
+    ABORT = "abort"
+    ERASE = "erase"
+    END = "end"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Situation:
+    """All that a decision depends on."""
+
+    status: Status
+    compute: Compute
+    process: Process
+    waiters: int
+    """Clients and commands that wait for a running engine."""
+    sessions: int
+    """Clients at the endpoint, the waiting ones among them."""
+    idle_s: float
+    """How long there has been no session; 0 while there is one."""
+    pause_after_s: int | None
+    checkpointed: bool
+    """Whether the checkpoint that goes before a stop is done."""
+    foreign_sessions: int
+    """Client sessions that the engine itself counted, before that checkpoint, though none is at the endpoint."""
+    stopping_s: float
+    """How long ago the engine was told to stop; 0 if it was not."""
+    stop_timeout_s: float
+    stop_wish: StopWish
+    delete_asked: bool
+    server_stops: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """What to do, why (a sentence), and after how many seconds to ask again even if nothing changes."""
+
+    action: Action
+    reason: str
+    recheck_s: float | None = None
+
+
+def decide(now: Situation) -> Decision:
+    """Answer the next step. Total: every situation has one."""
+    match now.status:
+        case Status.CREATING:
+            if now.delete_asked:
+                return Decision(action=Action.BEGIN_DELETE, reason="It was deleted while it was being created.")
+            return Decision(action=Action.BUILD, reason="A new cluster needs its data folder.")
+        case Status.DELETING:
+            if now.process not in {Process.ABSENT, Process.ENDED}:
+                return Decision(action=Action.ABORT, reason="A deleted cluster's engine has nothing to save.")
+            return Decision(action=Action.ERASE, reason="It was deleted.")
+        case Status.DELETED:
+            return Decision(action=Action.END, reason="It is gone.")
+        case Status.AVAILABLE:
+            if now.delete_asked:
+                return Decision(action=Action.BEGIN_DELETE, reason="It was deleted.")
+            return _decide_compute(now)
+
+
+def _decide_compute(now: Situation) -> Decision:
+    match now.compute:
+        case Compute.STOPPED | Compute.FAILED:
+            if now.waiters and not now.server_stops:
+                return Decision(action=Action.START, reason=_wanted(now))
+            return Decision(action=Action.REST, reason="Nobody wants it.")
+        case Compute.RESUMING:
+            return _while_resuming(now)
+        case Compute.RUNNING:
+            return _while_running(now)
+        case Compute.PAUSING:
+            return _while_pausing(now)
+
+
+def _while_resuming(now: Situation) -> Decision:
+    if now.process is Process.ENDED:
+        return Decision(action=Action.NOTE_EXIT, reason="The engine ended while it was starting.")
+    if now.stop_wish is StopWish.NOW:
+        return Decision(action=Action.BEGIN_PAUSE, reason=_stop_reason(now))
+    if now.process is Process.ABSENT:
+        return Decision(action=Action.START, reason=_wanted(now))
+    if now.process is Process.READY:
+        return Decision(action=Action.FINISH_RESUME, reason="The engine is ready.")
+    return Decision(action=Action.AWAIT_READY, reason="The engine starts.")
+
+
+def _while_running(now: Situation) -> Decision:
+    if now.process in {Process.ABSENT, Process.ENDED}:
+        return Decision(action=Action.NOTE_EXIT, reason="The engine ended without being asked to.")
+    if now.stop_wish is StopWish.WHEN_UNUSED and now.sessions:
+        return Decision(action=Action.DROP_PAUSE, reason="A client came first.")
+    if now.stop_wish is not StopWish.NONE:
+        return Decision(action=Action.BEGIN_PAUSE, reason=_stop_reason(now))
+    if now.pause_after_s is None or now.sessions:
+        return Decision(action=Action.REST, reason="It is in use." if now.sessions else "It never pauses.")
+    if now.idle_s >= now.pause_after_s:
+        return Decision(action=Action.BEGIN_PAUSE, reason=f"No client session for {now.pause_after_s} s.")
+    return Decision(
+        action=Action.REST, reason="It is idle, not yet for long.", recheck_s=now.pause_after_s - now.idle_s
+    )
+
+
+def _while_pausing(now: Situation) -> Decision:
+    if now.process in {Process.ABSENT, Process.ENDED}:
+        return Decision(action=Action.NOTE_EXIT, reason="The engine has stopped.")
+    if now.process is Process.STOPPING:
+        left_s = now.stop_timeout_s - now.stopping_s
+        if left_s <= 0:
+            return Decision(action=Action.ABORT, reason=f"It did not stop within {now.stop_timeout_s:g} s.")
+        return Decision(action=Action.REST, reason="The engine stops.", recheck_s=left_s)
+    if now.stop_wish is not StopWish.NOW:
+        if now.sessions or now.waiters:
+            return Decision(action=Action.CANCEL_PAUSE, reason=_wanted(now))
+        if now.foreign_sessions:
+            return Decision(
+                action=Action.CANCEL_PAUSE,
+                reason=f"The engine has {now.foreign_sessions} session(s) that did not come through the endpoint.",
+            )
+    if now.process is Process.READY and not now.checkpointed:
+        return Decision(action=Action.CHECKPOINT, reason="A checkpoint makes the stop short.")
+    return Decision(action=Action.STOP, reason="Nothing is left to be done before the stop.")
+
+
+def _wanted(now: Situation) -> str:
+    return "A client connected." if now.sessions else "It was asked to."
+
+
+def _stop_reason(now: Situation) -> str:
+    return "The server stops." if now.server_stops else "It was asked to."

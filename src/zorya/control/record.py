@@ -1,0 +1,58 @@
+"""What the catalog keeps of a cluster, and its form in JSON."""
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from zorya.core.model import Compute, EngineKind, Mode, ProcessIdentity, Secret, Status
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClusterRecord:
+    """One cluster. Changed only by its owner, by `dataclasses.replace`."""
+
+    id: str
+    name: str
+    port: int
+    engine: EngineKind
+    engine_major: str
+    """The version that the data folder is bound to."""
+    mode: Mode
+    status: Status
+    compute: Compute
+    reason: str
+    """Why it is in this state, as a sentence."""
+    min_capacity: float
+    max_capacity: float
+    pause_after_s: int | None
+    username: str
+    password: Secret
+    database: str
+    created_at: datetime
+    process: ProcessIdentity | None
+    """The engine's process, as far as it is known; what the host shows wins."""
+
+
+def to_json(record: ClusterRecord) -> str:
+    """Write the record, password included: the catalog is readable by Zorya's own user only."""
+    values = asdict(record)
+    values["password"] = record.password.value
+    values["created_at"] = record.created_at.isoformat()
+    return json.dumps(values)
+
+
+def from_json(text: str) -> ClusterRecord:
+    """Read what `to_json` wrote. Raises ValueError, KeyError or TypeError for anything else."""
+    values: dict[str, Any] = json.loads(text)
+    process = values.pop("process")
+    return ClusterRecord(
+        engine=EngineKind(values.pop("engine")),
+        mode=Mode(values.pop("mode")),
+        status=Status(values.pop("status")),
+        compute=Compute(values.pop("compute")),
+        password=Secret(values.pop("password")),
+        created_at=datetime.fromisoformat(values.pop("created_at")),
+        process=ProcessIdentity(**process) if process else None,
+        **values,
+    )

@@ -1,0 +1,132 @@
+"""Where everything is kept. Folders are Zorya's own (0700), or may be passed through by the engines' group (0710)."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from zorya.core import errors, files
+from zorya.core.account import Account
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClusterFolders:
+    """Where one cluster's files are. `data` and `socket` are the engine's, the others Zorya's."""
+
+    root: Path
+    data: Path
+    conf: Path
+    log: Path
+    socket: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The home folder's layout."""
+
+    root: Path
+
+    @property
+    def catalog(self) -> Path:
+        """The SQLite file with the clusters' records and events."""
+        return self.root / "catalog.db"
+
+    @property
+    def token(self) -> Path:
+        """The REST API's bearer token."""
+        return self.root / "api-token"
+
+    @property
+    def run(self) -> Path:
+        """Sockets and the lock."""
+        return self.root / "run"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the server that has this home."""
+        return self.run / "zorya.lock"
+
+    @property
+    def api_socket(self) -> Path:
+        """The REST API's Unix socket."""
+        return self.run / "zorya.sock"
+
+    @property
+    def api_address(self) -> Path:
+        """JSON with the REST API's TCP address and the server's pid."""
+        return self.run / "api.json"
+
+    @property
+    def server_log(self) -> Path:
+        """Where a detached server logs."""
+        return self.root / "log" / "server.log"
+
+    @property
+    def engines(self) -> Path:
+        """Copies of engine installations that the engines' account could not reach."""
+        return self.root / "engines"
+
+    @property
+    def templates(self) -> Path:
+        """Initialised empty data folders, one an engine version."""
+        return self.root / "templates"
+
+    @property
+    def clusters(self) -> Path:
+        """One folder a cluster, named by its id."""
+        return self.root / "clusters"
+
+    def of_cluster(self, cluster_id: str) -> ClusterFolders:
+        """Answer where a cluster's files are."""
+        root = self.clusters / cluster_id
+        return ClusterFolders(
+            root=root,
+            data=root / "data",
+            conf=root / "conf",
+            log=root / "log" / "engine.log",
+            socket=self.run / cluster_id,
+        )
+
+    def ensure(self, account: Account) -> None:
+        """Make the home and its folders. Idempotent.
+
+        Raises HomeUnusable when the home cannot be made, read, written or reached by the engines' account.
+        """
+        longest = self.run / "12345678" / ".s.PGSQL.65535"
+        if len(os.fsencode(longest)) > files.MAX_SOCKET_PATH:
+            raise errors.HomeUnusable(
+                f"The home {self.root} has too long a path: a Unix socket's may have {files.MAX_SOCKET_PATH} bytes.",
+                hint="Choose a home with a shorter path (ZORYA_HOME).",
+            )
+        passage = 0o710 if account.is_other else 0o700
+        try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            files.ensure_folder(self.root, mode=passage, group=account)
+            for folder in (self.run, self.clusters, self.templates):
+                files.ensure_folder(folder, mode=passage, group=account)
+            files.ensure_folder(self.engines, mode=0o750 if account.is_other else 0o700, group=account)
+            files.ensure_folder(self.server_log.parent, mode=0o700)
+            probe = self.run / f".writable-{os.getpid()}"
+            probe.write_bytes(b"x")
+            probe.unlink()
+        except OSError as error:
+            raise errors.HomeUnusable(
+                f"The home {self.root} cannot be used: {error.strerror or error}.",
+                hint="Choose another with ZORYA_HOME, or mend this one.",
+            ) from error
+        self._check_passage(account)
+
+    def _check_passage(self, account: Account) -> None:
+        if not account.is_other:
+            return
+        for folder in self.root.absolute().parents:
+            found = folder.stat()
+            passable = (
+                found.st_mode & 0o001
+                or (found.st_gid == account.gid and found.st_mode & 0o010)
+                or (found.st_uid == account.uid and found.st_mode & 0o100)
+            )
+            if not passable:
+                raise errors.HomeUnusable(
+                    f"Engines run as the user {account.name}, who cannot pass through {folder} to the home {self.root}.",
+                    hint=f"Choose another home with ZORYA_HOME, or `chmod o+x {folder}`.",
+                )

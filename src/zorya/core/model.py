@@ -1,0 +1,72 @@
+"""The values that several rooms share. All are frozen; none does I/O."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class EngineKind(StrEnum):
+    """The database engines that Zorya can run."""
+
+    POSTGRES = "postgres"
+
+
+class Mode(StrEnum):
+    """Whether a cluster pauses and scales by itself."""
+
+    SERVERLESS = "serverless"
+
+
+class Status(StrEnum):
+    """What a cluster is, whether or not its engine runs. Pausing does not change it (as on AWS)."""
+
+    CREATING = "creating"
+    AVAILABLE = "available"
+    DELETING = "deleting"
+    DELETED = "deleted"
+    FAILED = "failed"
+
+
+class Compute(StrEnum):
+    """What a cluster's engine process group is doing."""
+
+    STOPPED = "stopped"
+    RESUMING = "resuming"
+    RUNNING = "running"
+    PAUSING = "pausing"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A password or token that does not show itself in logs or tracebacks."""
+
+    value: str
+
+    def __repr__(self) -> str:
+        return "Secret(...)"
+
+    __str__ = __repr__
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Address:
+    """A TCP address."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProcessIdentity:
+    """Which process this is, beyond its reusable number.
+
+    `start_ticks` is field 22 of /proc/PID/stat (clock ticks after boot), `boot_id` the kernel's id of this boot: the
+    three together never name two processes.
+    """
+
+    pid: int
+    start_ticks: int
+    boot_id: str

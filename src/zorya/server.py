@@ -1,0 +1,278 @@
+"""The composition root: builds every room and runs them in one event loop. The only place where rooms meet.
+
+A stop by SIGINT, SIGTERM or the API puts every cluster to sleep first; a second signal ends the server at once and
+leaves the engines running. SIGKILL does the latter, too: the next server takes the engines over.
+"""
+
+import asyncio
+import fcntl
+import json
+import os
+import resource
+import secrets
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import uvloop
+
+from zorya import __version__
+from zorya.api.serve import Api
+from zorya.api.server_control import ServerStatus
+from zorya.control import host
+from zorya.control.catalog import Catalog
+from zorya.control.fleet import USERNAME, Fleet
+from zorya.control.installed import Installed
+from zorya.control.instance import InstanceRunner
+from zorya.control.view import CreateRequest
+from zorya.core import account, errors, files, logging
+from zorya.core import settings as settings_module
+from zorya.core.clock import Clock, SystemClock
+from zorya.core.findings import Finding
+from zorya.core.home import Home
+from zorya.core.model import Compute, EngineKind, Secret
+from zorya.core.settings import Settings
+from zorya.engines.postgres.engine import Postgres
+from zorya.gateway import attach
+from zorya.gateway.listeners import Gateway
+
+FIRST_CLUSTER = "main"
+
+_log = logging.get("zorya.server")
+
+
+def run(
+    home: Path, *, given: Mapping[str, object], on_ready: Callable[[], None], on_stopping: Callable[[int], None]
+) -> None:
+    """Run the server of this home until it is stopped. Blocking; in the main thread, since it handles signals.
+
+    `given` are settings that win over all others. `on_ready` is called once clients and the API are served,
+    `on_stopping` with the number of clusters that are awake when the stop begins; neither may block.
+
+    Raises AlreadyRunning, HomeUnusable, HomeTooNew, InvalidSetting and other HostProblems before it is ready.
+    """
+    settings = settings_module.load(home, **given)
+    logging.configure(settings.log_level)
+    _raise_descriptor_limit()
+    with ExitStack() as stack:
+        place = Home(home)
+        engine_account = account.ensure(settings.engine_user)
+        place.ensure(engine_account)
+        stack.enter_context(_lock(place))
+        catalog = Catalog.open(place.catalog)
+        stack.callback(catalog.close)
+        server = Server(
+            settings=settings,
+            home=place,
+            catalog=catalog,
+            clock=SystemClock(),
+            engine_account=engine_account,
+            on_ready=on_ready,
+            on_stopping=on_stopping,
+        )
+        runner = stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
+        try:
+            runner.run(server.run())
+        except* errors.ZoryaError as group:
+            raise _first(group) from None
+
+
+def inspect_host(home: Path) -> Sequence[Finding]:
+    """Answer what this host can do, without a server. Blocking. Raises InvalidSetting."""
+    return host.examine(Home(home), settings_module.load(home))
+
+
+class Server:
+    """One server. Implements `api.server_control.ServerControl`."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        home: Home,
+        catalog: Catalog,
+        clock: Clock,
+        engine_account: account.Account,
+        on_ready: Callable[[], None],
+        on_stopping: Callable[[int], None],
+    ) -> None:
+        """Build the rooms. The caller holds the home's lock."""
+        self._settings = settings
+        self._home = home
+        self._clock = clock
+        self._on_ready = on_ready
+        self._on_stopping = on_stopping
+        self._stop_asked = asyncio.Event()
+        self._started_at = clock.now()
+        self._started_s = clock.monotonic_s()
+        self._api_port = 0
+        self._stopping_by_force = False
+        self._rooms: list[asyncio.Task[None]] = []
+        engine = Postgres(
+            home=home,
+            account=engine_account,
+            zorya_user=_own_name(),
+            username=USERNAME,
+            setting=settings.postgres,
+        )
+        self._installed = Installed(engine)
+        self._gateway = Gateway(settings)
+        way = attach.decide()
+        self._fleet = Fleet(
+            settings=settings,
+            catalog=catalog,
+            clock=clock,
+            installed=self._installed,
+            runner=InstanceRunner(
+                home=home,
+                engine=engine,
+                installed=self._installed,
+                account=engine_account,
+                log_max_bytes=settings.engine_log_max_bytes,
+            ),
+            doors=self._gateway,
+            attach=(way.way.value, way.reason),
+        )
+        self._api = Api(
+            server=self, clusters=self._fleet, token=_token(home), socket_path=home.api_socket, port=settings.api_port
+        )
+
+    async def run(self) -> None:
+        """Serve until stopped; every cluster sleeps when this returns, unless it was ended by force."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal)
+        await self._installed.refresh()
+        await self._fleet.load()
+        async with asyncio.TaskGroup() as rooms:
+            self._rooms = [
+                rooms.create_task(self._gateway.run(), name="gateway"),
+                rooms.create_task(self._fleet.run(), name="fleet"),
+            ]
+            await self._fleet.started()
+            await self._create_first_cluster()
+            api_ready = loop.create_future()
+            self._rooms.append(rooms.create_task(self._api.run(on_ready=api_ready.set_result), name="api"))
+            self._api_port = await api_ready
+            self._write_api_address()
+            self._on_ready()
+            _log.info("server is up", home=str(self._home.root), pid=os.getpid(), version=__version__)
+            await self._stop_asked.wait()
+            if not self._stopping_by_force:
+                await self._fleet.put_all_to_sleep(self._on_stopping)
+            self._end_rooms()
+        self._home.api_address.unlink(missing_ok=True)
+        _log.info("server is down", by_force=self._stopping_by_force)
+
+    async def _create_first_cluster(self) -> None:
+        if self._fleet.all():
+            return
+        await self._fleet.create(
+            CreateRequest(
+                name=FIRST_CLUSTER,
+                engine=EngineKind.POSTGRES,
+                version=None,
+                min_capacity=0.5,
+                max_capacity=4,
+                pause_after_s=self._settings.pause_after,
+                port=None,
+            )
+        )
+
+    def _on_signal(self) -> None:
+        if self._stop_asked.is_set():
+            _log.warning("ended by a second signal; engines go on and are taken over at the next start")
+            self._stopping_by_force = True
+            self._end_rooms()
+        self._stop_asked.set()
+
+    def _end_rooms(self) -> None:
+        for room in self._rooms:
+            room.cancel()
+
+    def _write_api_address(self) -> None:
+        text = json.dumps({"url": f"http://127.0.0.1:{self._api_port}", "pid": os.getpid()})
+        files.write_atomically(self._home.api_address, text + "\n", mode=0o600)
+
+    # api.server_control.ServerControl
+
+    @property
+    def default_pause_after_s(self) -> int | None:
+        """See ServerControl.default_pause_after_s."""
+        return self._settings.pause_after
+
+    def status(self) -> ServerStatus:
+        """See ServerControl.status."""
+        clusters = self._fleet.all()
+        counts: Counter[Compute] = Counter(cluster.compute for cluster in clusters)
+        return ServerStatus(
+            version=__version__,
+            home=self._home.root,
+            pid=os.getpid(),
+            started_at=self._started_at,
+            uptime_s=self._clock.monotonic_s() - self._started_s,
+            api_socket=self._home.api_socket,
+            api_port=self._api_port,
+            bind=self._settings.bind,
+            clusters=counts,
+            sessions=sum(cluster.sessions for cluster in clusters),
+        )
+
+    async def doctor(self) -> Sequence[Finding]:
+        """See ServerControl.doctor."""
+        return await asyncio.to_thread(host.examine, self._home, self._settings)
+
+    def stop(self) -> None:
+        """See ServerControl.stop."""
+        self._stop_asked.set()
+
+
+def _first(group: BaseExceptionGroup[errors.ZoryaError]) -> errors.ZoryaError:
+    found = group.exceptions[0]
+    return _first(found) if isinstance(found, BaseExceptionGroup) else found
+
+
+def _own_name() -> str:
+    own = account.current()
+    if own is None:
+        raise errors.HostProblem("This user has no name.", hint="Give it an entry in /etc/passwd.")
+    return own.name
+
+
+def _token(home: Home) -> Secret:
+    """Answer the API's token, made at the first start."""
+    try:
+        found = home.token.read_text().strip()
+    except FileNotFoundError:
+        found = ""
+    if len(found) < 32:
+        found = secrets.token_urlsafe(32)
+        files.write_atomically(home.token, found + "\n", mode=0o600)
+    return Secret(found)
+
+
+@contextmanager
+def _lock(home: Home) -> Iterator[None]:
+    """Hold the home for this process; the kernel lets it go when the process ends in any way."""
+    with home.lock.open("a+") as file:
+        home.lock.chmod(0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise errors.AlreadyRunning(
+                f"Another Zorya server has the home {home.root} (pid {file.read().strip() or 'unknown'}).",
+                hint="Nothing was changed.",
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def _raise_descriptor_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
