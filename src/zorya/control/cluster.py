@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
 
 from zorya.compute.processes import EngineProcess
 from zorya.control import lifecycle, states
@@ -188,14 +187,17 @@ class ClusterOwner:
         """Stop the engine and wait until it has stopped; see facade.Clusters.pause."""
         if self._sessions and not force:
             raise self._busy()
-        if self.record.compute in {Compute.STOPPED, Compute.FAILED}:
+        if self._is_down():
             return
         stops = self._stops
         self._stop_wish = StopWish.NOW if force else StopWish.WHEN_UNUSED
         self._changed.set()
         await self._until(lambda: self._stop_wish is StopWish.NONE)
-        if self._stops == stops and self.record.compute is not Compute.FAILED:
+        if self._stops == stops and not self._is_down():
             raise self._busy()
+
+    def _is_down(self) -> bool:
+        return self.record.compute in {Compute.STOPPED, Compute.FAILED}
 
     def _busy(self) -> errors.ClusterBusy:
         sessions = self._sessions or self._foreign_sessions
@@ -219,13 +221,7 @@ class ClusterOwner:
         self._wake_up(self._refusal())
         self._changed.set()
         await self._until(
-            lambda: (
-                self._process is None
-                and (
-                    self.record.compute in {Compute.STOPPED, Compute.FAILED}
-                    or self.record.status is not Status.AVAILABLE
-                )
-            )
+            lambda: self._process is None and (self._is_down() or self.record.status is not Status.AVAILABLE)
         )
 
     def let_go(self) -> None:
@@ -299,7 +295,7 @@ class ClusterOwner:
                 await self._do(decision)
         except errors.ZoryaError as error:
             await self._failed(decision, error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a defect in one cluster's step must not end the others
             _log.exception("step failed unexpectedly", cluster=self.name, step=decision.action)
             unexpected = errors.EngineProblem(
                 f"An internal error kept {self.name} from going on: {type(error).__name__}.",
@@ -321,7 +317,7 @@ class ClusterOwner:
         if not step.cancelled():
             step.result()
 
-    async def _do(self, decision: Decision) -> None:
+    async def _do(self, decision: Decision) -> None:  # noqa: PLR0912 - one arm an action
         match decision.action:
             case Action.BUILD:
                 await self._build()
@@ -343,7 +339,7 @@ class ClusterOwner:
             case Action.STOP:
                 await self._stop()
             case Action.NOTE_EXIT:
-                await self._note_exit(decision.reason)
+                await self._note_exit()
             case Action.BEGIN_DELETE:
                 await self._change_status(Cause.DELETE_ASKED, decision.reason)
                 await failpoints.reached("delete.begun")
@@ -462,7 +458,7 @@ class ClusterOwner:
         self._stop_sent_s = self._clock.monotonic_s()
         await failpoints.reached("pause.signalled")
 
-    async def _note_exit(self, reason: str) -> None:
+    async def _note_exit(self) -> None:
         self._phase = Process.ABSENT
         self._address = None
         self.record = replace(self.record, process=None)

@@ -1,4 +1,4 @@
-"""The kinds of event. Numbers below 1000 are those of the RDS events with the same meaning; the others are Zorya's own."""
+"""The kinds of event. Numbers below 1000 are those of RDS events with the same meaning; the others are our own."""
 
 from dataclasses import dataclass
 from enum import Enum

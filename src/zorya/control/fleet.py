@@ -110,7 +110,7 @@ class Fleet:
         await self._started.wait()
 
     async def put_all_to_sleep(self, progress: Callable[[int], None]) -> None:
-        """Stop listening and stop every engine cleanly; open sessions are ended. Calls `progress` with how many are left."""
+        """Stop listening and stop every engine cleanly, ending open sessions. `progress` hears how many are left."""
         for owner in self._owners.values():
             self._doors.close(owner.record.port)
         left = [owner for owner in self._owners.values() if owner.record.compute is not Compute.STOPPED]

@@ -45,7 +45,10 @@ class InstanceRunner:
         return self._home.of_cluster(record.id).log
 
     async def build(self, record: ClusterRecord) -> None:
-        """Make the cluster's folders and data. Idempotent. Raises DiskFull, StorageProblem, StartFailed, EngineMissing."""
+        """Make the cluster's folders and data. Idempotent.
+
+        Raises DiskFull, StorageProblem, StartFailed, EngineMissing.
+        """
         instance = await self._instance(record)
         folders = instance.folders
         with files.disk_errors("Making the cluster's folders", folders.root):

@@ -109,15 +109,19 @@ def decide(now: Situation) -> Decision:
 def _decide_compute(now: Situation) -> Decision:
     match now.compute:
         case Compute.STOPPED | Compute.FAILED:
-            if now.waiters and not now.server_stops:
-                return Decision(action=Action.START, reason=_wanted(now))
-            return Decision(action=Action.REST, reason="Nobody wants it.")
+            return _while_down(now)
         case Compute.RESUMING:
             return _while_resuming(now)
         case Compute.RUNNING:
             return _while_running(now)
         case Compute.PAUSING:
             return _while_pausing(now)
+
+
+def _while_down(now: Situation) -> Decision:
+    if now.waiters and not now.server_stops:
+        return Decision(action=Action.START, reason=_wanted(now))
+    return Decision(action=Action.REST, reason="Nobody wants it.")
 
 
 def _while_resuming(now: Situation) -> Decision:

@@ -127,6 +127,6 @@ class Home:
             )
             if not passable:
                 raise errors.HomeUnusable(
-                    f"Engines run as the user {account.name}, who cannot pass through {folder} to the home {self.root}.",
-                    hint=f"Choose another home with ZORYA_HOME, or `chmod o+x {folder}`.",
+                    f"Engines run as the user {account.name}, who cannot pass through {folder} to {self.root}.",
+                    hint=f"Choose another home with ZORYA_HOME, or run `chmod o+x {folder}`.",
                 )

@@ -61,7 +61,8 @@ class Settings(BaseSettings):
     bind: Annotated[list[str], BeforeValidator(_split_addresses)] = Field(
         default=["127.0.0.1"],
         min_length=1,
-        description="Addresses on which clusters' endpoints listen, separated by commas. `0.0.0.0` is every IPv4 address.",
+        description="Addresses on which clusters' endpoints listen, separated by commas. "
+        "`0.0.0.0` is every IPv4 address.",
     )
     port_range: Annotated[str, AfterValidator(_check_port_range)] = Field(
         default="7400-7999", description="Ports from which a new cluster gets its own, FIRST-LAST."
@@ -96,7 +97,8 @@ class Settings(BaseSettings):
     max_clients: int = Field(
         default=10000,
         ge=1,
-        description="Client connections that the gateway holds at once, all clusters together; more get an error at once.",
+        description="Client connections that the gateway holds at once, all clusters together; "
+        "more get an error at once.",
     )
     postgres: Path | None = Field(
         default=None,

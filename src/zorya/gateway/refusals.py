@@ -8,11 +8,11 @@ _SQLSTATES: tuple[tuple[type[errors.ZoryaError], Sqlstate], ...] = (
     # As PostgreSQL answers for a database that is not there: drivers take it for final and do not try again.
     (errors.NotFound, Sqlstate.INVALID_CATALOG_NAME),
     (errors.DiskFull, Sqlstate.DISK_FULL),
-    (errors.HostProblem, Sqlstate.SYSTEM_ERROR),
     (errors.StartFailed, Sqlstate.SYSTEM_ERROR),
     # As PostgreSQL answers while it starts or stops: drivers and pools take it for passing and try again.
     (errors.EngineProblem, Sqlstate.CANNOT_CONNECT_NOW),
     (errors.Conflict, Sqlstate.CANNOT_CONNECT_NOW),
+    (errors.ZoryaError, Sqlstate.SYSTEM_ERROR),
 )
 """The first row that fits an error counts."""
 
@@ -34,8 +34,6 @@ def explain(error: errors.ZoryaError) -> Refusal:
 
     Only `client_message` goes out: `message` and `hint` are for the person who runs Zorya and may name paths.
     """
-    sqlstate = next((state for kind, state in _SQLSTATES if isinstance(error, kind)), None)
-    if sqlstate is None:
-        return INTERNAL_ERROR
+    sqlstate = next(state for kind, state in _SQLSTATES if isinstance(error, kind))
     hint = "The database is still starting. Try again." if isinstance(error, errors.WakeTimeout) else ""
     return Refusal(sqlstate=sqlstate, message=error.client_message, hint=hint)

@@ -16,6 +16,7 @@ IDENTITY_FILE = "pg_ident.conf"
 
 _BYTES_A_ACU = 2 * 1024**3
 _MIB = 1024**2
+_HEADER = "# Written by Zorya before each start; changes made here are lost.\n"
 
 
 def sizes(max_capacity: float) -> dict[str, str]:
@@ -56,7 +57,7 @@ def render_settings(*, cluster: str, conf: Path, socket: Path, max_capacity: flo
         "default_text_search_config": "'pg_catalog.english'",
     }
     lines = (f"{name} = {value}" for name, value in settings.items())
-    return "# Written by Zorya before each start; changes made here are lost.\n" + "\n".join(lines) + "\n"
+    return _HEADER + "\n".join(lines) + "\n"
 
 
 def render_access() -> str:
@@ -66,7 +67,7 @@ def render_access() -> str:
     keeps a client from being taken for Zorya, which runs as a user that the map knows.
     """
     return (
-        "# Written by Zorya before each start; changes made here are lost.\n"
+        f"{_HEADER}"
         f"local  all  {ADMIN}  peer map=zorya\n"
         "local  all  all  reject\n"
         f"host   all  {ADMIN}  all  reject\n"
@@ -79,7 +80,7 @@ def render_identities(zorya_user: str) -> str:
 
     As root that is root, not the engines' account, so that nothing that runs inside an engine is.
     """
-    return f"# Written by Zorya before each start; changes made here are lost.\nzorya  {_quote_name(zorya_user)}  {ADMIN}\n"
+    return f"{_HEADER}zorya  {_quote_name(zorya_user)}  {ADMIN}\n"
 
 
 def initdb_options(major: int) -> list[str]:

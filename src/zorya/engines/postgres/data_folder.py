@@ -66,10 +66,9 @@ class Templates:
 
     def _provisioning(self, installation: Installation) -> list[str]:
         role = self._username
-        host_roles = ", ".join(f"'{name}'" for name in _HOST_ROLES)
         guard = [
             "SET allow_system_table_mods = on",
-            f"DELETE FROM pg_catalog.pg_authid WHERE rolname IN ({host_roles})",
+            *(f"DELETE FROM pg_catalog.pg_authid WHERE rolname = '{name}'" for name in _HOST_ROLES),  # noqa: S608
         ]
         return [
             *(guard if int(installation.major) < 16 else []),
@@ -101,7 +100,7 @@ async def build(templates: Templates, instance: Instance, password: Secret) -> N
         await failpoints.reached("create.copy")
         await asyncio.to_thread(system_identifier.renew, partial / "global" / "pg_control")
         await commands.run(
-            [instance.installation.program("pg_resetwal"), "--force", "--pgdata", partial], account=instance.account
+            [instance.installation.program("pg_resetwal"), "--pgdata", partial], account=instance.account
         )
         await _run_single_user(
             instance.installation,
@@ -190,7 +189,7 @@ def _explain(error: commands.CommandFailed, instance: Instance) -> errors.ZoryaE
     found = re.findall(r"(?:FATAL|PANIC|ERROR|error): +(.+)", error.output)
     why = found[-1] if found else error.output.strip()[-300:] or str(error)
     return errors.StartFailed(
-        f"PostgreSQL {instance.installation.version} in {instance.installation.folder} could not make the data folder: {why}",
+        f"PostgreSQL {instance.installation.version} ({instance.installation.folder}) could not make the data: {why}",
         hint="Nothing of the cluster was kept; `zorya doctor` shows the installations found.",
         client_message="The cluster's data folder could not be made.",
     )

@@ -1,4 +1,4 @@
-"""Find PostgreSQL on this host: the setting, PATH, Debian's and PGDG's folders; else the wheel that Zorya depends on."""
+"""Find PostgreSQL on this host: the setting, PATH, Debian's and PGDG's folders; else the wheel."""
 
 import importlib.util
 import os

@@ -1,0 +1,43 @@
+# `make up` runs Zorya from this checkout; `make test` proves it. Both set up what they need.
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help up test lint format bench clean
+
+help: ## Show the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/'
+
+up: $(VENV)/.for-use ## Set up, start the server with cluster "main" and say how to connect
+	@$(BIN)/zorya up
+
+test: lint ## Set up and run every check and test
+	@$(BIN)/python -m pytest tests --ignore=tests/docs
+
+lint: $(VENV)/.for-test ## Formatting, lint, types, the contract of the rooms, the docs
+	@$(BIN)/ruff format --check --quiet . && echo "format: ok"
+	@$(BIN)/ruff check --quiet . && echo "lint: ok"
+	@$(BIN)/mypy --no-error-summary && echo "types: ok"
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python -m pytest tests/docs -q
+
+format: $(VENV)/.for-test ## Put the code into its form
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+bench: $(VENV)/.for-test ## Measure, as ratios within one run
+	@scripts/install-for bench
+	@$(BIN)/python -m bench
+
+clean: ## Remove what the other targets made in this checkout
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis bench/results tests/clients/node/node_modules
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.for-use: pyproject.toml scripts/make-venv
+	@scripts/make-venv $(VENV) ""
+	@touch $@
+
+$(VENV)/.for-test: pyproject.toml scripts/make-venv scripts/install-for
+	@scripts/make-venv $(VENV) "[test]"
+	@scripts/install-for test
+	@touch $@ $(VENV)/.for-use

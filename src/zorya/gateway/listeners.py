@@ -1,0 +1,188 @@
+"""Listening for clients: one port a cluster, one task a connection."""
+
+import asyncio
+import contextlib
+import functools
+import socket
+from dataclasses import dataclass, field
+
+from zorya.core import logging
+from zorya.core.settings import Settings
+from zorya.gateway import connection, pgwire, refusals, sockets
+from zorya.gateway.directory import Endpoint
+
+ACCEPTS_PER_TURN = 64
+"""Connections accepted from one socket before everything else gets its turn."""
+
+TURNED_AWAY_AT_ONCE = 64
+"""Clients beyond `max_clients` that are read before they are refused; those beyond that get the error unread."""
+
+ACCEPT_PAUSE_S = 0.25
+"""How long a port accepts nothing after accepting failed: the process or the host ran out of descriptors or memory."""
+
+WARNING_INTERVAL_S = 60.0
+"""The least time between two warnings that say so."""
+
+_TOO_MANY = pgwire.error_response(refusals.TOO_MANY_CLIENTS)
+
+log = logging.get("zorya.gateway")
+
+
+class Thinner:
+    """Lets one event through in each interval and counts the others. Pure: `now_s` is passed in."""
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._next_s = float("-inf")
+        self._skipped = 0
+
+    def admit(self, now_s: float) -> int | None:
+        """Answer how many were skipped since the last that was let through, or None to skip this one."""
+        if now_s < self._next_s:
+            self._skipped += 1
+            return None
+        skipped, self._skipped = self._skipped, 0
+        self._next_s = now_s + self._interval_s
+        return skipped
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Door:
+    """A cluster's open port."""
+
+    port: int
+    endpoint: Endpoint
+    listeners: list[socket.socket]
+    resumptions: dict[socket.socket, asyncio.TimerHandle] = field(default_factory=dict)
+    """For each listening socket that pauses, what ends the pause."""
+
+
+class Gateway:
+    """The ports of all clusters and the connections that came in through them.
+
+    Used from the event loop's thread alone. Sessions are counted by the endpoints, through `enter` and `leave`.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._doors: dict[int, _Door] = {}
+        self._group: asyncio.TaskGroup | None = None
+        self._tasks: dict[int, set[asyncio.Task[None]]] = {}
+        self._served = 0
+        self._turned_away = 0
+        self._exhaustion = Thinner(WARNING_INTERVAL_S)
+
+    def open(self, port: int, endpoint: Endpoint) -> None:
+        """Listen on `port` of every address of `settings.bind` for clients of `endpoint`.
+
+        May be called before `run`: clients then wait in the kernel. Raises PortInUse, InvalidSetting and HostProblem,
+        and then nothing is open.
+        """
+        door = _Door(port=port, endpoint=endpoint, listeners=sockets.open_listeners(self._settings.bind, port))
+        self._doors[port] = door
+        if self._group is not None:
+            self._watch(door)
+
+    def close(self, port: int) -> None:
+        """Stop listening on `port`; its sessions go on. May be repeated."""
+        door = self._doors.pop(port, None)
+        if door is None:
+            return
+        for resumption in door.resumptions.values():
+            resumption.cancel()
+        for listener in door.listeners:
+            if self._group is not None:
+                asyncio.get_running_loop().remove_reader(listener)
+            listener.close()
+
+    async def end_sessions(self, port: int) -> None:
+        """Cut off every client that came in through `port`, held or attached; return when all are counted out.
+
+        Close the port first if no more are to come. May be repeated.
+        """
+        tasks = list(self._tasks.get(port, ()))
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def run(self) -> None:
+        """Serve what comes in through the open ports until cancelled; then close all ports and connections."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            try:
+                for door in self._doors.values():
+                    self._watch(door)
+                await asyncio.get_running_loop().create_future()
+            finally:
+                for port in list(self._doors):
+                    self.close(port)
+                self._group = None
+
+    def _watch(self, door: _Door) -> None:
+        for listener in door.listeners:
+            self._resume(door, listener)
+
+    def _resume(self, door: _Door, listener: socket.socket) -> None:
+        door.resumptions.pop(listener, None)
+        asyncio.get_running_loop().add_reader(listener, self._accept, door, listener)
+
+    def _pause(self, door: _Door, listener: socket.socket, cause: OSError) -> None:
+        """Leave the listener alone for a moment: it stays readable, and accepting would fail over and over."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listener)
+        door.resumptions[listener] = loop.call_later(ACCEPT_PAUSE_S, self._resume, door, listener)
+        skipped = self._exhaustion.admit(loop.time())
+        if skipped is not None:
+            log.warning(
+                "clients have to wait: no connection can be accepted",
+                port=door.port,
+                error=cause.strerror,
+                clients=self._served,
+                skipped=skipped,
+            )
+
+    def _accept(self, door: _Door, listener: socket.socket) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                client, _ = listener.accept()
+            except BlockingIOError:
+                return
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                self._pause(door, listener, error)
+                return
+            self._admit(door, client)
+
+    def _admit(self, door: _Door, client: socket.socket) -> None:
+        sockets.prepare_client(client)
+        if self._served < self._settings.max_clients:
+            self._served += 1
+            self._start(door, client, turned_away=False)
+        elif self._turned_away < TURNED_AWAY_AT_ONCE:
+            self._turned_away += 1
+            self._start(door, client, turned_away=True)
+        else:
+            with client, contextlib.suppress(OSError):
+                client.send(_TOO_MANY)
+
+    def _start(self, door: _Door, client: socket.socket, *, turned_away: bool) -> None:
+        assert self._group is not None
+        step = connection.turn_away if turned_away else connection.serve
+        task = self._group.create_task(
+            step(client, door.endpoint, self._settings), name=f"client of {door.endpoint.name}"
+        )
+        self._tasks.setdefault(door.port, set()).add(task)
+        task.add_done_callback(functools.partial(self._forget, door.port, client, turned_away=turned_away))
+
+    def _forget(self, port: int, client: socket.socket, task: asyncio.Task[None], *, turned_away: bool) -> None:
+        """Close a connection whose task is over, even if it was cancelled before its first step."""
+        client.close()
+        tasks = self._tasks[port]
+        tasks.discard(task)
+        if not tasks:
+            del self._tasks[port]
+        if turned_away:
+            self._turned_away -= 1
+        else:
+            self._served -= 1

@@ -1,0 +1,244 @@
+"""Clusters and a server that live in memory and keep the contracts that the API relies on.
+
+Run as a program with a home, this serves the real API on that home's socket until it is asked to stop.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from zorya.api.serve import Api
+from zorya.api.server_control import ServerStatus
+from zorya.control.view import ClusterView, CreateRequest, Credentials, EventView, OperationView
+from zorya.core import errors, ids
+from zorya.core.findings import Finding, FindingState
+from zorya.core.model import Address, Compute, EngineKind, Mode, Secret, Status
+
+NOW = datetime(2026, 2, 3, 9, 0, 0, 31000, tzinfo=UTC)
+TOKEN = Secret("a-token-of-the-test")
+
+
+class FakeClusters:
+    """A fleet without engines. `refusals` are raised when a cluster of that name is made."""
+
+    def __init__(self) -> None:
+        self.refusals: dict[str, Exception] = {}
+        self.requests: list[CreateRequest] = []
+        self.never_ready = asyncio.Event()
+        """A cluster named `slow` waits for this while it is made."""
+        self.asked_to_create = asyncio.Event()
+        self.someone_waits = asyncio.Event()
+        """Set when `next_events` has nothing to answer yet."""
+        self._clusters: dict[str, ClusterView] = {}
+        self._events: list[EventView] = []
+        self._news = asyncio.Condition()
+
+    def all(self) -> Sequence[ClusterView]:
+        return sorted(self._clusters.values(), key=lambda cluster: cluster.name)
+
+    def get(self, name: str) -> ClusterView:
+        try:
+            return self._clusters[name.lower()]
+        except KeyError:
+            raise errors.ClusterNotFound(
+                f"There is no cluster named {name}.", hint="`zorya list` shows the clusters there are."
+            ) from None
+
+    def credentials(self, name: str) -> Credentials:
+        cluster = self.get(name)
+        url = f"postgresql://zorya:secret-{cluster.name}@{cluster.endpoint}/{cluster.database}"
+        return Credentials(
+            username="zorya",
+            password=Secret(f"secret-{cluster.name}"),
+            database=cluster.database,
+            endpoint=cluster.endpoint,
+            url=Secret(url),
+        )
+
+    async def create(self, request: CreateRequest) -> ClusterView:
+        self.requests.append(request)
+        self.asked_to_create.set()
+        name = ids.parse_name(request.name)
+        if name in self.refusals:
+            raise self.refusals[name]
+        if name in self._clusters:
+            raise errors.NameTaken(f"A cluster named {name} exists.", hint="Choose another name.")
+        if name == "slow":
+            await self.never_ready.wait()
+        self.put(make_cluster(name, request))
+        await self.happen(name, "The cluster is created.")
+        return self.get(name)
+
+    async def resume(self, name: str) -> ClusterView:
+        cluster = self.get(name)
+        self.put(replace(cluster, compute=Compute.RUNNING, capacity=0.5, engine_pid=77, reason="It was asked to."))
+        await self.happen(cluster.name, "The cluster is resumed.")
+        return self.get(name)
+
+    async def pause(self, name: str, *, force: bool) -> ClusterView:
+        cluster = self.get(name)
+        if cluster.sessions and not force:
+            raise errors.ClusterBusy(f"Cluster {cluster.name} has an open session.", hint="End it, or use --force.")
+        self.put(replace(cluster, compute=Compute.STOPPED, capacity=0, sessions=0, engine_pid=None, reason="Paused."))
+        await self.happen(cluster.name, "The cluster is paused.")
+        return self.get(name)
+
+    async def delete(self, name: str) -> None:
+        cluster = self.get(name)
+        del self._clusters[cluster.name]
+        await self.happen(cluster.name, "The cluster is deleted.")
+
+    async def events(self, name: str | None, *, after: int, limit: int) -> Sequence[EventView]:
+        return [event for event in self._events if event.seq > after and name in {None, event.cluster}][-limit:]
+
+    async def next_events(self, name: str | None, *, after: int) -> Sequence[EventView]:
+        async with self._news:
+            while not (found := await self.events(name, after=after, limit=1000)):
+                self.someone_waits.set()
+                await self._news.wait()
+            return found
+
+    def put(self, cluster: ClusterView) -> None:
+        """Have this cluster, in place of the one of its name."""
+        self._clusters[cluster.name] = cluster
+
+    async def happen(self, cluster: str, message: str) -> None:
+        """Record an event."""
+        async with self._news:
+            self._events.append(
+                EventView(
+                    seq=10 * (len(self._events) + 1),
+                    at=NOW,
+                    cluster=cluster,
+                    kind="ZORYA-EVENT-0148",
+                    category="notification",
+                    message=message,
+                )
+            )
+            self._news.notify_all()
+
+
+class FakeServer:
+    """A server that has nothing to stop but itself."""
+
+    def __init__(self, home: Path, clusters: FakeClusters) -> None:
+        self.is_ready = asyncio.Event()
+        self.stopping = asyncio.Event()
+        self.api_port = 0
+        self.default_pause_after_s: int | None = 300
+        self.findings = [
+            Finding(name="PostgreSQL", state=FindingState.OK, found="PostgreSQL 17.10 is there.", advice=""),
+            Finding(name="cgroup", state=FindingState.WARNING, found="No cgroup is delegated.", advice="Delegate one."),
+        ]
+        self._home = home
+        self._clusters = clusters
+
+    def status(self) -> ServerStatus:
+        states = [cluster.compute for cluster in self._clusters.all()]
+        return ServerStatus(
+            version="0.1.0",
+            home=self._home,
+            pid=os.getpid(),
+            started_at=NOW,
+            uptime_s=61.5,
+            api_socket=self._home / "run" / "zorya.sock",
+            api_port=self.api_port,
+            bind=["127.0.0.1"],
+            clusters={state: states.count(state) for state in set(states)},
+            sessions=sum(cluster.sessions for cluster in self._clusters.all()),
+        )
+
+    async def doctor(self) -> Sequence[Finding]:
+        return self.findings
+
+    def stop(self) -> None:
+        self.stopping.set()
+
+    def ready(self, port: int) -> None:
+        """Take note of the API's port."""
+        self.api_port = port
+        self.is_ready.set()
+
+
+def make_cluster(name: str, request: CreateRequest) -> ClusterView:
+    """Answer a stopped cluster as `request` asks for."""
+    return ClusterView(
+        name=name,
+        id="k3v9x2mq",
+        engine=request.engine,
+        engine_version=request.version or "17.10",
+        mode=Mode.SERVERLESS,
+        status=Status.AVAILABLE,
+        compute=Compute.STOPPED,
+        reason="Nobody has connected yet.",
+        capacity=0,
+        min_capacity=request.min_capacity,
+        max_capacity=request.max_capacity,
+        pause_after_s=request.pause_after_s,
+        freeze_after_s=None,
+        endpoint=Address(host="127.0.0.1", port=request.port or 7400),
+        endpoint_problem="",
+        attach="relay",
+        attach_reason="The relay serves every session.",
+        username="zorya",
+        database=name,
+        sessions=0,
+        engine_pid=None,
+        engine_log="/home/of/the/test/engine.log",
+        pauses_in_s=None,
+        operation=None,
+        created_at=NOW,
+    )
+
+
+def a_request(name: str) -> CreateRequest:
+    """Answer the plainest request for a cluster."""
+    return CreateRequest(
+        name=name,
+        engine=EngineKind.POSTGRES,
+        version=None,
+        min_capacity=0.5,
+        max_capacity=4,
+        pause_after_s=300,
+        port=None,
+    )
+
+
+def a_busy_cluster(name: str) -> ClusterView:
+    """Answer a running cluster with one session, an operation and a reason that a client had a hand in."""
+    return replace(
+        make_cluster(name, a_request(name)),
+        compute=Compute.RUNNING,
+        capacity=0.5,
+        sessions=1,
+        engine_pid=4242,
+        pauses_in_s=250.0,
+        reason="User \x1b[2Jmallory\nconnected.",
+        endpoint=Address(host="::1", port=7401),
+        endpoint_problem="Port 7401 is taken.",
+        operation=OperationView(name="resume", step="starting PostgreSQL", since=NOW),
+    )
+
+
+async def _serve(home: Path) -> None:
+    clusters = FakeClusters()
+    await clusters.create(a_request("main"))
+    clusters.put(a_busy_cluster("busy"))
+    await clusters.happen("busy", "User \x1b[2Jmallory\nwas refused.")
+    server = FakeServer(home, clusters)
+    api = Api(server=server, clusters=clusters, token=TOKEN, socket_path=home / "run" / "zorya.sock", port=0)
+    async with asyncio.TaskGroup() as tasks:
+        serving = tasks.create_task(api.run(on_ready=server.ready))
+        await server.is_ready.wait()
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        await server.stopping.wait()
+        serving.cancel()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(Path(sys.argv[1])))

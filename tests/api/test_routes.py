@@ -1,0 +1,192 @@
+"""What each route answers, for good and for bad requests."""
+
+from dataclasses import asdict
+
+import httpx
+import pytest
+
+from api.fakes import a_busy_cluster, a_request
+from api.served import Served
+from zorya.api import schemas
+from zorya.control.view import CreateRequest
+from zorya.core import errors
+from zorya.core.model import EngineKind
+
+
+def problem_of(response: httpx.Response) -> schemas.Problem:
+    return schemas.Failure.model_validate_json(response.content).error
+
+
+async def test_create_answers_the_cluster_when_only_a_name_is_given(served: Served) -> None:
+    response = await served.unix.post("/v1/clusters", json={"name": "Main"})
+    assert response.status_code == 201
+    cluster = response.json()
+    assert cluster["name"] == "main"
+    assert cluster["endpoint"] == {"host": "127.0.0.1", "port": 7400}
+    assert cluster["created_at"] == "2026-02-03T09:00:00.031000Z"
+    assert set(cluster) == set(schemas.CLUSTER_EXAMPLE)
+
+
+async def test_create_hands_control_every_choice_when_all_are_given(served: Served) -> None:
+    body = {"name": "a", "version": "16", "min_capacity": 1, "max_capacity": 8, "pause_after": 60, "port": 7500}
+    await served.unix.post("/v1/clusters", json={**body, "engine": "postgres"})
+    assert served.clusters.requests == [
+        CreateRequest(
+            name="a",
+            engine=EngineKind.POSTGRES,
+            version="16",
+            min_capacity=1.0,
+            max_capacity=8.0,
+            pause_after_s=60,
+            port=7500,
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"), [({}, 300), ({"pause_after": None}, 300), ({"pause_after": "never"}, None)]
+)
+async def test_pause_after_is_the_servers_default_when_it_is_absent(
+    served: Served, given: dict[str, object], stored: int | None
+) -> None:
+    response = await served.unix.post("/v1/clusters", json={"name": "a", **given})
+    assert response.json()["pause_after_s"] == stored
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"", "field required"),
+        (b"{", "JSON decode error"),
+        (b'{"name": 7}', "name: "),
+        (b"{}", "name: field required"),
+        (b'{"name": "a", "size": 1}', "size: extra inputs are not permitted"),
+        (b'{"name": "a", "engine": "oracle"}', "engine: "),
+        (b'{"name": "a", "pause_after": 0}', "pause_after: must be a whole number of seconds, at least 1, or 'never'"),
+        (b'{"name": "a", "pause_after": true}', "pause_after: must be a whole number"),
+        (b'{"name": "a", "min_capacity": NaN}', "min_capacity: "),
+        (b'{"name": "a", "port": 70000}', "port: "),
+        (b'{"name": "\\ud800"}', "cannot be a cluster name"),
+        (b'{"name": "-a"}', "'-a' cannot be a cluster name"),
+    ],
+)
+async def test_create_is_refused_in_words_when_the_body_is_wrong(served: Served, body: bytes, told: str) -> None:
+    response = await served.unix.post("/v1/clusters", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 400
+    assert told.lower() in problem_of(response).message.lower()
+    assert served.clusters.all() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (errors.InvalidInput("No."), 400),
+        (errors.ClusterNotFound("No."), 404),
+        (errors.PortInUse("No."), 409),
+        (errors.EngineMissing("No."), 500),
+        (errors.DiskFull("No."), 507),
+        (errors.StartFailed("No.", hint="See the log.", client_message="Hidden."), 503),
+    ],
+)
+async def test_an_error_becomes_its_status_when_control_raises_it(
+    served: Served, error: errors.ZoryaError, status: int
+) -> None:
+    served.clusters.refusals["a"] = error
+    response = await served.unix.post("/v1/clusters", json={"name": "a"})
+    assert response.status_code == status
+    assert problem_of(response) == schemas.Problem.of(error)
+
+
+async def test_a_bug_is_logged_once_and_not_shown_when_a_handler_fails(
+    served: Served, capfd: pytest.CaptureFixture[str]
+) -> None:
+    served.clusters.refusals["a"] = RuntimeError("the password is hunter2")
+    response = await served.unix.post("/v1/clusters", json={"name": "a"})
+    assert response.status_code == 500
+    assert problem_of(response).code == "internal_error"
+    assert "hunter2" not in response.text
+    captured = capfd.readouterr()
+    assert (captured.out + captured.err).count("request failed") == 1
+    assert "Exception in ASGI" not in captured.out + captured.err
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/v1/nothing", 404, "not_found"),
+        ("GET", "/v1/clusters/", 404, "not_found"),
+        ("PATCH", "/v1/clusters/main", 405, "method_not_allowed"),
+        ("GET", "/v1/clusters/main", 404, "cluster_not_found"),
+        ("DELETE", "/v1/clusters/main", 404, "cluster_not_found"),
+        ("GET", "/v1/clusters/main/credentials", 404, "cluster_not_found"),
+        ("POST", "/v1/clusters/main/pause", 404, "cluster_not_found"),
+        ("POST", "/v1/clusters/main/resume", 404, "cluster_not_found"),
+        ("GET", f"/v1/events?after={2**63}", 400, "invalid_input"),
+        ("GET", "/v1/events?wait=61", 400, "invalid_input"),
+        ("GET", "/v1/events?limit=0", 400, "invalid_input"),
+    ],
+)
+async def test_the_error_form_is_kept_when_nothing_is_there(
+    served: Served, method: str, path: str, status: int, code: str
+) -> None:
+    response = await served.unix.request(method, path)
+    assert (response.status_code, problem_of(response).code) == (status, code)
+
+
+async def test_pause_is_refused_when_sessions_are_open_and_not_forced(served: Served) -> None:
+    served.clusters.put(a_busy_cluster("main"))
+    refused = await served.unix.post("/v1/clusters/main/pause")
+    assert refused.status_code == 409
+    assert problem_of(refused).retry_can_help
+    forced = await served.unix.post("/v1/clusters/main/pause", json={"force": True})
+    assert forced.json()["compute"] == "stopped"
+
+
+async def test_a_cluster_is_shown_resumed_and_deleted_when_it_exists(served: Served) -> None:
+    await served.clusters.create(a_request("main"))
+    assert (await served.unix.get("/v1/clusters/MAIN")).json()["compute"] == "stopped"
+    assert (await served.unix.post("/v1/clusters/main/resume")).json()["engine_pid"] == 77
+    assert [cluster["name"] for cluster in (await served.unix.get("/v1/clusters")).json()["clusters"]] == ["main"]
+    deleted = await served.unix.delete("/v1/clusters/main")
+    assert (deleted.status_code, deleted.content) == (204, b"")
+    assert (await served.unix.get("/v1/clusters")).json() == {"clusters": []}
+
+
+async def test_credentials_are_disclosed_when_asked_for(served: Served) -> None:
+    await served.clusters.create(a_request("main"))
+    assert (await served.unix.get("/v1/clusters/main/credentials")).json() == {
+        "username": "zorya",
+        "password": "secret-main",
+        "database": "main",
+        "endpoint": {"host": "127.0.0.1", "port": 7400},
+        "url": "postgresql://zorya:secret-main@127.0.0.1:7400/main",
+    }
+
+
+async def test_status_counts_clusters_when_there_are_some(served: Served) -> None:
+    await served.clusters.create(a_request("main"))
+    served.clusters.put(a_busy_cluster("busy"))
+    status = (await served.unix.get("/v1/status")).json()
+    assert status["clusters"] == {"stopped": 1, "running": 1}
+    assert status["sessions"] == 1
+    assert status["api_port"] == served.server.api_port
+
+
+async def test_doctor_answers_what_the_server_found(served: Served) -> None:
+    findings = (await served.unix.get("/v1/doctor")).json()["findings"]
+    assert findings == [asdict(one) for one in served.server.findings]
+
+
+async def test_stop_is_accepted_and_passed_on_when_asked_twice(served: Served) -> None:
+    assert (await served.unix.post("/v1/stop")).status_code == 202
+    assert (await served.unix.post("/v1/stop")).status_code == 202
+    assert served.server.stopping.is_set()
+
+
+async def test_events_are_the_newest_in_order_when_there_are_more_than_the_limit(served: Served) -> None:
+    for number in range(4):
+        await served.clusters.happen("main", f"Event {number}.")
+    await served.clusters.happen("other", "Elsewhere.")
+    response = await served.unix.get("/v1/events", params={"cluster": "main", "limit": 2, "after": 10})
+    assert [event["message"] for event in response.json()["events"]] == ["Event 2.", "Event 3."]
+    assert (await served.unix.get("/v1/events", params={"after": 50})).json() == {"events": []}

@@ -1,0 +1,43 @@
+"""The `zorya` command, and a fake server for it in a process of its own."""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli.command import ROOT, Command
+
+FAKE_SERVER = ROOT / "tests" / "api" / "fakes.py"
+
+
+@pytest.fixture
+def lonely() -> Iterator[Command]:
+    """The command on a home without a server."""
+    home = Path(tempfile.mkdtemp(prefix="zorya-"))
+    yield Command(home=home)
+    shutil.rmtree(home)
+
+
+@pytest.fixture
+def server(lonely: Command) -> Iterator[subprocess.Popen[str]]:
+    """A server process with the clusters `main` (asleep) and `busy` (with a session)."""
+    run = lonely.home / "run"
+    run.mkdir()
+    with subprocess.Popen(
+        [sys.executable, str(FAKE_SERVER), str(lonely.home)], env=lonely.environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+        process.terminate()
+
+
+@pytest.fixture
+def zorya(lonely: Command, server: subprocess.Popen[str]) -> Command:
+    """The command on the home of a running server."""
+    assert server.poll() is None
+    return lonely

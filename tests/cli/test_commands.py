@@ -1,0 +1,270 @@
+"""What the commands print and with which code they end, as a user or a script sees it."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cli.command import DEADLINE_S, Command
+
+SHOWN = {
+    "name",
+    "id",
+    "engine",
+    "engine_version",
+    "mode",
+    "status",
+    "compute",
+    "capacity",
+    "min_capacity",
+    "max_capacity",
+    "pause_after_s",
+    "freeze_after_s",
+    "endpoint",
+    "username",
+    "database",
+    "sessions",
+    "engine_pid",
+    "created_at",
+}
+GROUPS = {
+    "Server:": ("up", "down", "status", "doctor"),
+    "Clusters:": ("create", "list", "show", "pause", "resume", "delete", "events"),
+    "Connecting:": ("url", "connect"),
+}
+
+
+def fails(result: subprocess.CompletedProcess[str], line: str) -> None:
+    assert (result.returncode, result.stdout, result.stderr) == (1, "", f"zorya: {line}\n")
+
+
+def test_help_lists_every_command_in_groups_when_asked(lonely: Command) -> None:
+    result = lonely("--help")
+    assert result.returncode == 0
+    lines = result.stdout.splitlines()
+    assert [line for line in lines if line in GROUPS] == list(GROUPS)
+    for name in (name for names in GROUPS.values() for name in names):
+        assert any(line.startswith(f"  {name} ") for line in lines), name
+        assert lonely(name, "--help").returncode == 0
+
+
+def test_wrong_usage_ends_with_2(lonely: Command) -> None:
+    for words in (["nonsense"], ["show"], ["create", "a", "--port", "x"], ["events", "--limit", "0"], []):
+        result = lonely(*words)
+        assert (result.returncode, result.stdout) == (2, ""), words
+
+
+def test_version_is_printed_when_asked(lonely: Command) -> None:
+    assert lonely("--version").stdout.startswith("zorya ")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["status"], ["list"], ["show", "a"], ["url", "a"], ["create", "a"], ["events", "--follow"], ["delete", "a"]],
+)
+def test_a_command_says_that_no_server_is_up_when_there_is_none(lonely: Command, words: list[str]) -> None:
+    fails(lonely(*words), f"No Zorya server is up on {lonely.home}. Start one with `zorya up`.")
+
+
+def test_the_home_option_wins_over_the_environment(zorya: Command) -> None:
+    astray = replace(zorya, more={"ZORYA_HOME": "/nonexistent"})
+    assert astray("list").returncode == 1
+    assert astray("--home", str(zorya.home), "list").returncode == 0
+
+
+def test_errors_are_json_on_standard_error_when_json_is_asked_for(lonely: Command) -> None:
+    result = lonely("list", "--json")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert json.loads(result.stderr)["error"] == {
+        "code": "server_unreachable",
+        "message": f"No Zorya server is up on {lonely.home}.",
+        "hint": "Start one with `zorya up`.",
+        "retry_can_help": True,
+    }
+
+
+def test_the_servers_error_is_passed_on_when_it_refuses(zorya: Command) -> None:
+    fails(zorya("show", "shop"), "There is no cluster named shop. `zorya list` shows the clusters there are.")
+    fails(zorya("pause", "busy"), "Cluster busy has an open session. End it, or use --force.")
+    assert json.loads(zorya("pause", "busy", "--json").stderr)["error"]["code"] == "cluster_busy"
+    assert zorya("create", "main").returncode == 1
+
+
+def test_a_name_cannot_reach_another_route(zorya: Command) -> None:
+    result = zorya("show", "main/credentials")
+    assert result.returncode == 1
+    assert "cannot be a cluster name" in result.stderr
+
+
+def test_no_permission_is_told_apart_from_no_server(zorya: Command) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may use every socket")
+    (zorya.home / "run").chmod(0)
+    result = zorya("list")
+    (zorya.home / "run").chmod(0o700)
+    fails(result, f"You may not use the Zorya server on {zorya.home}. Run this as the user that runs the server.")
+
+
+def test_show_json_has_every_promised_field(zorya: Command) -> None:
+    cluster = json.loads(zorya("show", "main", "--json").stdout)
+    assert set(cluster) >= SHOWN
+    assert cluster["endpoint"] == {"host": "127.0.0.1", "port": 7400}
+
+
+def test_show_begins_with_the_reason_and_keeps_control_characters_out(zorya: Command) -> None:
+    result = zorya("show", "busy")
+    lines = result.stdout.splitlines()
+    assert lines[0] == r"Cluster busy is running: User \x1b[2Jmallory connected."
+    assert lines[2].split(maxsplit=1) == ["operation", "resume: starting PostgreSQL"]
+    assert "endpoint problem  Port 7401 is taken." in lines
+    assert "endpoint          [::1]:7401" in lines
+    assert "pauses in         4 min 10 s" in lines
+
+
+def test_list_is_plain_and_whole_when_it_is_piped(zorya: Command) -> None:
+    lines = zorya("list").stdout.splitlines()
+    assert lines[0].split() == [
+        "NAME",
+        "ENGINE",
+        "STATUS",
+        "COMPUTE",
+        "CAPACITY",
+        "SESSIONS",
+        "ENDPOINT",
+        "PAUSES",
+        "IN",
+    ]
+    assert lines[1].split()[:5] == ["busy", "PostgreSQL", "17.10", "available", "running"]
+    assert lines[2].endswith("127.0.0.1:7400  -")
+    assert [one["name"] for one in json.loads(zorya("list", "--json").stdout)] == ["busy", "main"]
+
+
+def test_list_is_a_table_when_there_is_a_terminal(zorya: Command) -> None:
+    code, shown = zorya.on_terminal("list")
+    assert code == 0
+    assert "\x1b[" in shown
+    assert "[::1]:7401" in shown
+
+
+def test_url_is_alone_on_standard_output(zorya: Command) -> None:
+    result = zorya("url", "MAIN")
+    assert result.stdout == "postgresql://zorya:secret-main@127.0.0.1:7400/main\n"
+    assert result.stderr == ""
+    assert json.loads(zorya("url", "main", "--json").stdout)["password"] == "secret-main"
+
+
+def test_create_shows_how_to_connect(zorya: Command) -> None:
+    result = zorya("create", "shop", "--pause-after", "never", "--port", "7500", "--max-capacity", "8")
+    assert result.returncode == 0
+    assert "    postgresql://zorya:secret-shop@127.0.0.1:7500/shop\n" in result.stdout
+    assert "zorya url shop" in result.stdout or "zorya connect shop" in result.stdout
+    assert result.stderr == ""
+    cluster = json.loads(zorya("show", "shop", "--json").stdout)
+    assert (cluster["pause_after_s"], cluster["max_capacity"]) == (None, 8.0)
+
+
+def test_create_tells_the_rule_when_a_value_is_wrong(zorya: Command) -> None:
+    result = zorya("create", "shop", "--pause-after", "soon")
+    assert result.returncode == 1
+    assert "pause_after: must be a whole number of seconds, at least 1, or 'never'" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_resume_and_pause_print_the_cluster(zorya: Command) -> None:
+    assert zorya("resume", "main").stdout == "Cluster main is running: It was asked to.\n"
+    assert json.loads(zorya("resume", "main", "--json").stdout)["compute"] == "running"
+    assert zorya("pause", "busy", "--force").stdout == "Cluster busy is stopped: Paused.\n"
+
+
+def test_delete_needs_a_yes_when_there_is_no_terminal(zorya: Command) -> None:
+    fails(
+        zorya("delete", "main"),
+        "Deleting main needs a confirmation, and there is no terminal to ask on. Repeat it with --yes.",
+    )
+    assert zorya("delete", "main", "--yes").stdout == "Cluster main and its data are deleted.\n"
+    assert zorya("show", "main").returncode == 1
+
+
+@pytest.mark.parametrize(("answer", "code"), [(b"n\n", 1), (b"y\n", 0)])
+def test_delete_asks_when_there_is_a_terminal(zorya: Command, answer: bytes, code: int) -> None:
+    ended, shown = zorya.on_terminal("delete", "main", typed=answer)
+    assert ended == code
+    assert "Delete cluster main and all its data?" in shown
+    assert zorya("show", "main").returncode == 1 - code
+
+
+def test_progress_is_shown_when_there_is_a_terminal(zorya: Command) -> None:
+    _code, shown = zorya.on_terminal("create", "shop")
+    assert "Creating cluster shop" in shown
+    assert "postgresql://" in shown
+
+
+def test_connect_gives_psql_the_password_out_of_sight(zorya: Command, tmp_path: Path) -> None:
+    psql = tmp_path / "psql"
+    psql.write_text('#!/bin/sh\necho "$PGHOST $PGPORT $PGUSER $PGDATABASE $PGPASSWORD ${PGSERVICE-none}"\necho "$@"\n')
+    psql.chmod(psql.stat().st_mode | stat.S_IXUSR)
+    command = replace(zorya, more={"PATH": f"{tmp_path}:{os.environ['PATH']}", "PGSERVICE": "elsewhere"})
+    result = command("connect", "main", "--", "-c", "select 1")
+    assert result.stdout == "127.0.0.1 7400 zorya main secret-main none\n-c select 1\n"
+
+
+def test_events_are_lines_and_json(zorya: Command) -> None:
+    assert zorya("events", "busy").stdout == "2026-02-03 09:00:00  busy  User \\x1b[2Jmallory was refused.\n"
+    assert [event["seq"] for event in json.loads(zorya("events", "--json").stdout)] == [10, 20]
+    assert json.loads(zorya("events", "--json", "--limit", "1").stdout)[0]["cluster"] == "busy"
+
+
+def test_events_follow_until_interrupted(zorya: Command) -> None:
+    with zorya.start("events", "main", "--follow", "--json") as following:
+        assert following.stdout is not None
+        assert json.loads(following.stdout.readline())["message"] == "The cluster is created."
+        zorya("resume", "main")
+        assert json.loads(following.stdout.readline())["message"] == "The cluster is resumed."
+        following.send_signal(signal.SIGINT)
+        _out, err = following.communicate(timeout=DEADLINE_S)
+    assert (following.returncode, err) == (130, "")
+
+
+def test_a_reader_that_leaves_early_is_no_error(zorya: Command) -> None:
+    with zorya.start("events", "--follow") as following:
+        assert following.stdout is not None
+        following.stdout.readline()
+        following.stdout.close()
+        zorya("resume", "main")
+        following.wait(DEADLINE_S)
+        assert following.stderr is not None
+        assert following.stderr.read() == ""
+
+
+def test_status_and_doctor_tell_what_the_server_says(zorya: Command, server: subprocess.Popen[str]) -> None:
+    assert f"pid         {server.pid}" in zorya("status").stdout
+    assert json.loads(zorya("status", "--json").stdout)["clusters"] == {"running": 1, "stopped": 1}
+    result = zorya("doctor")
+    assert result.returncode == 0
+    assert result.stdout == (
+        "ok       PostgreSQL: PostgreSQL 17.10 is there.\n"
+        "warning  cgroup: No cgroup is delegated.\n"
+        "         Delegate one.\n"
+    )
+    assert [one["state"] for one in json.loads(zorya("doctor", "--json").stdout)] == ["ok", "warning"]
+
+
+def test_a_second_up_changes_nothing(zorya: Command, server: subprocess.Popen[str]) -> None:
+    for words in (["up"], ["up", "--detach", "--api-port", "1"]):
+        result = zorya(*words)
+        assert result.returncode == 0
+        assert result.stdout == f"Zorya is already up (home {zorya.home}, pid {server.pid}); nothing was changed.\n"
+
+
+def test_down_returns_when_the_server_is_gone_and_may_be_repeated(
+    zorya: Command, server: subprocess.Popen[str]
+) -> None:
+    assert zorya("down").stdout == "Every cluster sleeps; Zorya is down.\n"
+    assert server.wait(DEADLINE_S) == 0
+    again = zorya("down")
+    assert (again.returncode, again.stdout) == (0, "Zorya is not up.\n")

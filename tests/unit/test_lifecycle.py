@@ -1,0 +1,226 @@
+"""The rules by value, and a small world in which random things happen to a cluster that follows them."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zorya.control import lifecycle, states
+from zorya.control.lifecycle import Action, Process, Situation, StopWish
+from zorya.control.states import Cause
+from zorya.core.model import Compute, Status
+
+ASLEEP = Situation(
+    status=Status.AVAILABLE,
+    compute=Compute.STOPPED,
+    process=Process.ABSENT,
+    waiters=0,
+    sessions=0,
+    idle_s=0,
+    pause_after_s=300,
+    checkpointed=False,
+    foreign_sessions=0,
+    stopping_s=0,
+    stop_timeout_s=60,
+    stop_wish=StopWish.NONE,
+    delete_asked=False,
+    server_stops=False,
+)
+AWAKE = replace(ASLEEP, compute=Compute.RUNNING, process=Process.READY)
+PAUSING = replace(AWAKE, compute=Compute.PAUSING)
+
+
+@pytest.mark.parametrize(
+    ("situation", "action"),
+    [
+        (ASLEEP, Action.REST),
+        (replace(ASLEEP, waiters=1, sessions=1), Action.START),
+        (replace(ASLEEP, waiters=1, server_stops=True, stop_wish=StopWish.NOW), Action.REST),
+        (replace(ASLEEP, compute=Compute.FAILED), Action.REST),
+        (replace(ASLEEP, compute=Compute.FAILED, waiters=1), Action.START),
+        (replace(ASLEEP, compute=Compute.RESUMING), Action.START),
+        (replace(ASLEEP, compute=Compute.RESUMING, process=Process.STARTING), Action.AWAIT_READY),
+        (replace(ASLEEP, compute=Compute.RESUMING, process=Process.READY), Action.FINISH_RESUME),
+        (replace(ASLEEP, compute=Compute.RESUMING, process=Process.ENDED, waiters=5), Action.NOTE_EXIT),
+        (
+            replace(ASLEEP, compute=Compute.RESUMING, process=Process.STARTING, stop_wish=StopWish.NOW),
+            Action.BEGIN_PAUSE,
+        ),
+        (AWAKE, Action.REST),
+        (replace(AWAKE, idle_s=300), Action.BEGIN_PAUSE),
+        (replace(AWAKE, idle_s=9e9, pause_after_s=None), Action.REST),
+        (replace(AWAKE, sessions=1, idle_s=0), Action.REST),
+        (replace(AWAKE, sessions=1, stop_wish=StopWish.WHEN_UNUSED), Action.DROP_PAUSE),
+        (replace(AWAKE, stop_wish=StopWish.WHEN_UNUSED), Action.BEGIN_PAUSE),
+        (replace(AWAKE, sessions=1, stop_wish=StopWish.NOW), Action.BEGIN_PAUSE),
+        (replace(AWAKE, process=Process.ENDED), Action.NOTE_EXIT),
+        (replace(AWAKE, process=Process.ABSENT), Action.NOTE_EXIT),
+        (replace(AWAKE, delete_asked=True, sessions=3), Action.BEGIN_DELETE),
+        (PAUSING, Action.CHECKPOINT),
+        (replace(PAUSING, checkpointed=True), Action.STOP),
+        (replace(PAUSING, foreign_sessions=2), Action.CANCEL_PAUSE),
+        (replace(PAUSING, foreign_sessions=2, stop_wish=StopWish.NOW), Action.CHECKPOINT),
+        (replace(PAUSING, sessions=1, waiters=1), Action.CANCEL_PAUSE),
+        (replace(PAUSING, waiters=1, checkpointed=True), Action.CANCEL_PAUSE),
+        (replace(PAUSING, sessions=1, stop_wish=StopWish.NOW, checkpointed=True), Action.STOP),
+        (replace(PAUSING, process=Process.STARTING, stop_wish=StopWish.NOW), Action.STOP),
+        (replace(PAUSING, process=Process.STOPPING, sessions=1, waiters=1), Action.REST),
+        (replace(PAUSING, process=Process.STOPPING, stopping_s=61), Action.ABORT),
+        (replace(PAUSING, process=Process.ENDED), Action.NOTE_EXIT),
+        (replace(PAUSING, process=Process.ABSENT), Action.NOTE_EXIT),
+        (replace(ASLEEP, status=Status.CREATING), Action.BUILD),
+        (replace(ASLEEP, status=Status.CREATING, delete_asked=True), Action.BEGIN_DELETE),
+        (replace(AWAKE, status=Status.DELETING), Action.ABORT),
+        (replace(AWAKE, status=Status.DELETING, process=Process.ENDED), Action.ERASE),
+        (replace(ASLEEP, status=Status.DELETED), Action.END),
+    ],
+)
+def test_each_situation_has_its_next_step(situation: Situation, action: Action) -> None:
+    assert lifecycle.decide(situation).action is action
+
+
+def test_idle_cluster_is_looked_at_again_when_its_pause_is_due() -> None:
+    assert lifecycle.decide(replace(AWAKE, idle_s=120)).recheck_s == 180
+
+
+@given(
+    st.builds(
+        Situation,
+        status=st.sampled_from(Status),
+        compute=st.sampled_from(Compute),
+        process=st.sampled_from(Process),
+        waiters=st.integers(0, 3),
+        sessions=st.integers(0, 3),
+        idle_s=st.floats(0, 1000),
+        pause_after_s=st.none() | st.integers(1, 500),
+        checkpointed=st.booleans(),
+        foreign_sessions=st.integers(0, 3),
+        stopping_s=st.floats(0, 100),
+        stop_timeout_s=st.just(60),
+        stop_wish=st.sampled_from(StopWish),
+        delete_asked=st.booleans(),
+        server_stops=st.booleans(),
+    )
+)
+def test_every_situation_has_a_decision_with_a_reason(situation: Situation) -> None:
+    decision = lifecycle.decide(situation)
+    assert decision.reason.endswith(".")
+    if decision.action is Action.STOP and situation.stop_wish is not StopWish.NOW:
+        assert situation.sessions == 0
+        assert situation.waiters == 0
+
+
+class World:
+    """A cluster whose owner follows the rules, and whose server may be killed between any two steps."""
+
+    def __init__(self) -> None:
+        self.now = ASLEEP
+        self.served = 0
+        self.cut_off = 0
+
+    def step(self) -> Action:
+        """Carry out one decision, as the owner does."""
+        action = lifecycle.decide(self.now).action
+        now = self.now
+        match action:
+            case Action.START:
+                if now.compute is not Compute.RESUMING:
+                    self._compute(Cause.WANTED)
+                self.now = replace(self.now, process=Process.STARTING)
+            case Action.AWAIT_READY:
+                self.now = replace(now, process=Process.READY)
+            case Action.FINISH_RESUME:
+                self._compute(Cause.READY)
+                self._serve()
+            case Action.BEGIN_PAUSE:
+                self._compute(Cause.STOP_DUE)
+                self.now = replace(self.now, checkpointed=False, foreign_sessions=0)
+            case Action.CANCEL_PAUSE:
+                self._compute(Cause.WANTED)
+                self.now = replace(self.now, stop_wish=StopWish.NONE, idle_s=0)
+                self._serve()
+            case Action.DROP_PAUSE:
+                self.now = replace(now, stop_wish=StopWish.NONE)
+            case Action.CHECKPOINT:
+                self.now = replace(now, checkpointed=True)
+            case Action.STOP:
+                if now.stop_wish is not StopWish.NOW:
+                    self.cut_off += now.sessions
+                self.now = replace(now, process=Process.STOPPING)
+            case Action.ABORT:
+                self.now = replace(now, process=Process.ENDED)
+            case Action.NOTE_EXIT:
+                self.now = replace(now, process=Process.ABSENT)
+                self._compute(Cause.START_FAILED if now.compute is Compute.RESUMING else Cause.EXITED)
+                if now.compute is Compute.RESUMING:
+                    self.now = replace(self.now, waiters=0, sessions=0)
+                self.now = replace(self.now, stop_wish=StopWish.NONE)
+            case _:
+                assert action is Action.REST
+        return action
+
+    def _compute(self, cause: Cause) -> None:
+        target, _ = states.change_of_compute(self.now.compute, cause)
+        self.now = replace(self.now, compute=target)
+
+    def _serve(self) -> None:
+        self.served += self.now.waiters
+        self.now = replace(self.now, waiters=0)
+
+    def happen(self, what: str) -> None:
+        """Let something happen from outside."""
+        now = self.now
+        match what:
+            case "connect":
+                running = now.compute is Compute.RUNNING and now.process is Process.READY
+                self.now = replace(now, sessions=now.sessions + 1, waiters=now.waiters + (not running), idle_s=0)
+                self.served += running
+            case "leave" if now.sessions > now.waiters:
+                self.now = replace(now, sessions=now.sessions - 1)
+            case "time" if not now.sessions:
+                self.now = replace(now, idle_s=now.idle_s + 200)
+            case "engine stops" if now.process is Process.STOPPING:
+                self.now = replace(now, process=Process.ENDED)
+            case "engine dies" if now.process not in {Process.ABSENT, Process.ENDED}:
+                self.now = replace(now, process=Process.ENDED)
+            case "pause asked":
+                self.now = replace(now, stop_wish=StopWish.WHEN_UNUSED)
+            case "server dies":
+                # The clients are gone with the relay; the engine goes on; the record says what it said.
+                there = now.process in {Process.READY, Process.STARTING, Process.STOPPING}
+                self.now = replace(
+                    now,
+                    process=Process.READY if there else Process.ABSENT,
+                    sessions=0,
+                    waiters=0,
+                    idle_s=0,
+                    stop_wish=StopWish.NONE,
+                )
+                if there and now.compute is not Compute.PAUSING:
+                    self._compute(Cause.FOUND_READY)
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(
+        st.sampled_from(
+            ["step", "connect", "leave", "time", "engine stops", "engine dies", "pause asked", "server dies"]
+        ),
+        max_size=60,
+    )
+)
+def test_no_client_is_cut_off_and_none_waits_for_ever_whatever_happens(happenings: list[str]) -> None:
+    world = World()
+    for what in happenings:
+        if what == "step":
+            world.step()
+        else:
+            world.happen(what)
+    for _ in range(20):
+        world.happen("engine stops")
+        if world.step() is Action.REST and world.now.process is not Process.STOPPING:
+            break
+    assert world.now.waiters == 0
+    assert world.cut_off == 0
+    assert world.now.compute in {Compute.RUNNING, Compute.STOPPED, Compute.FAILED}
