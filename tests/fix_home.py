@@ -1,4 +1,4 @@
-"""Home folders for tests: reachable for the engines' user, with ready templates, and gone afterwards with all in them."""
+"""Home folders for tests: reachable for the engines' user, with ready templates, and gone afterwards."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fix_server import running
+from harness import running
 from waiting import wait_until
 from zorya.core import account
 
@@ -26,7 +26,7 @@ def _processes_below(folder: Path) -> list[str]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                cwd = os.readlink(entry / "cwd")
+                cwd = str((entry / "cwd").readlink())
                 command = (entry / "cmdline").read_bytes()
             except OSError:
                 continue

@@ -11,6 +11,7 @@ import os
 import resource
 import secrets
 import signal
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -54,7 +55,7 @@ def run(
     Raises AlreadyRunning, HomeUnusable, HomeTooNew, InvalidSetting and other HostProblems before it is ready.
     """
     settings = settings_module.load(home, **given)
-    logging.configure(settings.log_level)
+    logging.configure(settings.log_level or ("warning" if sys.stderr.isatty() else "info"))
     _raise_descriptor_limit()
     with ExitStack() as stack:
         place = Home(home)
@@ -161,7 +162,8 @@ class Server:
             _log.info("server is up", home=str(self._home.root), pid=os.getpid(), version=__version__)
             await self._stop_asked.wait()
             if not self._stopping_by_force:
-                await self._fleet.put_all_to_sleep(self._on_stopping)
+                self._on_stopping(sum(cluster.compute is not Compute.STOPPED for cluster in self._fleet.all()))
+                await self._fleet.put_all_to_sleep()
             self._end_rooms()
         self._home.api_address.unlink(missing_ok=True)
         _log.info("server is down", by_force=self._stopping_by_force)

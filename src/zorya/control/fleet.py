@@ -1,7 +1,7 @@
 """All clusters of a home: makes and finds their owners, and gives them their ports. Implements `facade.Clusters`."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Protocol
 from urllib.parse import quote
@@ -109,19 +109,13 @@ class Fleet:
         """Wait until `run` is going."""
         await self._started.wait()
 
-    async def put_all_to_sleep(self, progress: Callable[[int], None]) -> None:
-        """Stop listening and stop every engine cleanly, ending open sessions. `progress` hears how many are left."""
+    async def put_all_to_sleep(self) -> None:
+        """Stop listening and stop every engine cleanly, ending open sessions. Then nothing is left for `run` to do."""
         for owner in self._owners.values():
             self._doors.close(owner.record.port)
-        left = [owner for owner in self._owners.values() if owner.record.compute is not Compute.STOPPED]
-        progress(len(left))
-        pending = {
-            asyncio.create_task(owner.put_to_sleep(), name=f"{owner.name}: put to sleep")
-            for owner in self._owners.values()
-        }
-        while pending:
-            _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            progress(len([owner for owner in left if owner.pid is not None]))
+        async with asyncio.TaskGroup() as sleepers:
+            for owner in self._owners.values():
+                sleepers.create_task(owner.put_to_sleep(), name=f"{owner.name}: put to sleep")
 
     def _run_owner(self, owner: ClusterOwner) -> None:
         assert self._tasks is not None

@@ -23,7 +23,6 @@ class Status(StrEnum):
     AVAILABLE = "available"
     DELETING = "deleting"
     DELETED = "deleted"
-    FAILED = "failed"
 
 
 class Compute(StrEnum):

@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from zorya.core import errors
 
@@ -58,7 +64,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True, env_ignore_empty=True)
 
-    bind: Annotated[list[str], BeforeValidator(_split_addresses)] = Field(
+    bind: Annotated[list[str], NoDecode, BeforeValidator(_split_addresses)] = Field(
         default=["127.0.0.1"],
         min_length=1,
         description="Addresses on which clusters' endpoints listen, separated by commas. "
@@ -115,8 +121,10 @@ class Settings(BaseSettings):
         description="Size at which an engine's log is rotated; one older file is kept.",
     )
     event_retention_days: int = Field(default=14, ge=1, description="How long events are kept.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="What the server logs to standard error: debug, info, warning or error."
+    log_level: Literal["debug", "info", "warning", "error"] | None = Field(
+        default=None,
+        description="What the server logs to standard error: debug, info, warning or error. "
+        "By default info, or warning when that is a terminal, where `up` shows events anyway.",
     )
 
     @property

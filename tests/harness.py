@@ -1,0 +1,185 @@
+"""A real Zorya server in a process of its own, with the faults that tests need."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from waiting import wait_until
+
+_BAD_LINE = re.compile(r"level=(warning|error|critical)|Traceback|ResourceWarning|never awaited|never retrieved")
+
+
+class Server:
+    """One home and the servers that are started on it, one after the other."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.log = home.parent / "server.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        first = random.randrange(20000, 29000)
+        self.env = {
+            **os.environ,
+            "ZORYA_HOME": str(home),
+            "ZORYA_PORT_RANGE": f"{first}-{first + 200}",
+            "ZORYA_API_PORT": "0",
+            "PYTHONWARNINGS": "error",
+        }
+        self.allowed: list[str] = []
+
+    # Its life.
+
+    def start(self, *args: str, **env: str) -> None:
+        """Start the server and wait until it is up."""
+        self.begin(*args, **env)
+        wait_until(self._is_up, f"the server is up; its log: {self.log.read_text()[-2000:]}", 60)
+
+    def begin(self, *args: str, **env: str) -> subprocess.Popen[bytes]:
+        """Start the server without waiting."""
+        assert self.process is None or self.process.poll() is not None
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "zorya", "up", *args],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**self.env, **env},
+                start_new_session=True,
+            )
+        return self.process
+
+    def _is_up(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise AssertionError(f"the server ended with {self.process.returncode}: {self.log.read_text()[-2000:]}")
+        return (self.home / "run" / "api.json").exists() and self.cli("status").returncode == 0
+
+    def kill(self) -> None:
+        """End the server with SIGKILL."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+        (self.home / "run" / "api.json").unlink(missing_ok=True)
+
+    def wait_killed(self) -> None:
+        """Wait until the server has ended itself, at a failpoint."""
+        assert self.process is not None
+        assert self.process.wait(60) == -signal.SIGKILL
+        (self.home / "run" / "api.json").unlink(missing_ok=True)
+
+    def stop(self) -> None:
+        """Stop the server as a supervisor does."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            assert self.process.wait(60) == 0
+
+    def allow(self, *patterns: str) -> None:
+        """Say which warnings or errors this test causes, as regular expressions."""
+        self.allowed += patterns
+
+    def check_log(self) -> None:
+        """Fail on every warning or error line that the test did not announce."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        bad = [
+            line
+            for line in lines
+            if _BAD_LINE.search(line) and not any(re.search(pattern, line) for pattern in self.allowed)
+        ]
+        assert not bad, "unexpected lines in the server's log:\n" + "\n".join(bad)
+
+    # What a user does.
+
+    def cli(self, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run the command line; never raises."""
+        return subprocess.run(
+            [sys.executable, "-m", "zorya", *args],
+            capture_output=True,
+            text=True,
+            env={**self.env, **env},
+            timeout=90,
+            check=False,
+        )
+
+    def run(self, *args: str) -> str:
+        """Run the command line and answer what it printed; fails when it failed."""
+        done = self.cli(*args)
+        assert done.returncode == 0, f"zorya {' '.join(args)}: {done.stderr}"
+        return done.stdout
+
+    def json(self, *args: str) -> Any:
+        """Run a command with --json and answer what it printed."""
+        return json.loads(self.run(*args, "--json"))
+
+    def show(self, name: str = "main") -> Any:
+        """Answer `zorya show NAME --json`."""
+        return self.json("show", name)
+
+    def url(self, name: str = "main") -> str:
+        """Answer the cluster's URL."""
+        return self.run("url", name).strip()
+
+    def events(self, name: str = "main") -> list[str]:
+        """Answer the kinds of the cluster's events, without their common beginning."""
+        return [event["kind"].removeprefix("ZORYA-EVENT-") for event in self.json("events", name)]
+
+    def wait_for(self, compute: str, name: str = "main", within_s: float = 30) -> Any:
+        """Wait until the cluster's compute is in this state; answer what `show` says then."""
+
+        def reached() -> Any:
+            shown = self.show(name)
+            return shown if shown["compute"] == compute else None
+
+        return wait_until(reached, f"{name} is {compute}", within_s)
+
+    def query(self, sql: str, name: str = "main", **options: Any) -> Sequence[Any]:
+        """Connect to the endpoint, run one statement, answer its rows, disconnect."""
+        with psycopg.connect(self.url(name), autocommit=True, connect_timeout=30, **options) as connection:
+            cursor = connection.execute(sql)  # type: ignore[call-overload]
+            return cursor.fetchall() if cursor.description else []
+
+    def psql(self, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run psql; never raises."""
+        return subprocess.run(
+            ["psql", "--no-psqlrc", *args],
+            capture_output=True,
+            text=True,
+            env={**self.env, **env},
+            timeout=90,
+            check=False,
+        )
+
+
+@contextmanager
+def running(home: Path, *args: str, **env: str) -> Iterator[Server]:
+    """Run a server on `home` for the block, then stop it and look at its log."""
+    server = Server(home)
+    try:
+        server.start(*args, **env)
+        yield server
+        server.stop()
+        server.check_log()
+    finally:
+        end(server)
+
+
+def end(server: Server) -> None:
+    """End whatever is left of a server and its engines, for a test that failed in the middle."""
+    if server.process is not None and server.process.poll() is None:
+        server.process.kill()
+        server.process.wait()
+    for pid_file in server.home.glob("clusters/*/data*/postmaster.pid"):
+        pid = int(pid_file.read_text().split("\n", 1)[0])
+        try:
+            if Path(f"/proc/{pid}/cwd").readlink() == pid_file.parent:
+                os.kill(pid, signal.SIGQUIT)
+        except OSError:
+            continue
