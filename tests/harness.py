@@ -7,10 +7,11 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 
@@ -34,6 +35,7 @@ class Server:
             "ZORYA_API_PORT": "0",
             "PYTHONWARNINGS": "error",
         }
+        self.command = [sys.executable, "-m", "zorya"]
         self.allowed: list[str] = []
 
     # Its life.
@@ -48,7 +50,7 @@ class Server:
         assert self.process is None or self.process.poll() is not None
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "zorya", "up", *args],
+                [*self.command, "up", *args],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -101,7 +103,7 @@ class Server:
     def cli(self, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run the command line; never raises."""
         return subprocess.run(
-            [sys.executable, "-m", "zorya", *args],
+            [*self.command, *args],
             capture_output=True,
             text=True,
             env={**self.env, **env},
@@ -183,3 +185,47 @@ def end(server: Server) -> None:
                 os.kill(pid, signal.SIGQUIT)
         except OSError:
             continue
+
+
+def kill_engine(pid: int) -> None:
+    """End an engine's first process with SIGKILL and wait until it is gone."""
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: is_gone(pid), "the engine is gone")
+
+
+def is_gone(pid: int) -> bool:
+    """Whether no process has this number, or only its remains are there."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+class WaitingClient:
+    """A client that connects in a thread of its own, since it is held until its cluster runs."""
+
+    def __init__(self, url: str, sql: str = "SELECT 1") -> None:
+        self._url = url
+        self._sql = sql
+        self._error = ""
+        self._thread = threading.Thread(target=self._connect)
+
+    def _connect(self) -> None:
+        try:
+            with psycopg.connect(self._url, connect_timeout=60) as connection:
+                connection.execute(self._sql)  # type: ignore[call-overload]
+        except psycopg.Error as error:
+            self._error = str(error)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def error(self) -> str:
+        """Wait until the client is done and answer its error, empty when it was served."""
+        self._thread.join(90)
+        assert not self._thread.is_alive()
+        return self._error
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join(90)

@@ -109,8 +109,8 @@ class Server:
         self._started_at = clock.now()
         self._started_s = clock.monotonic_s()
         self._api_port = 0
-        self._stopping_by_force = False
-        self._rooms: list[asyncio.Task[None]] = []
+        self._by_force = False
+        self._main: asyncio.Task[None] | None = None
         engine = Postgres(
             home=home,
             account=engine_account,
@@ -142,31 +142,40 @@ class Server:
 
     async def run(self) -> None:
         """Serve until stopped; every cluster sleeps when this returns, unless it was ended by force."""
+        self._main = asyncio.current_task()
+        try:
+            await self._serve()
+        except asyncio.CancelledError:
+            if not self._by_force:
+                raise
+        finally:
+            self._home.api_address.unlink(missing_ok=True)
+        _log.info("server is down", by_force=self._by_force)
+
+    async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
         await self._installed.refresh()
         await self._fleet.load()
         async with asyncio.TaskGroup() as rooms:
-            self._rooms = [
+            tasks = [
                 rooms.create_task(self._gateway.run(), name="gateway"),
                 rooms.create_task(self._fleet.run(), name="fleet"),
             ]
             await self._fleet.started()
             await self._create_first_cluster()
             api_ready = loop.create_future()
-            self._rooms.append(rooms.create_task(self._api.run(on_ready=api_ready.set_result), name="api"))
+            tasks.append(rooms.create_task(self._api.run(on_ready=api_ready.set_result), name="api"))
             self._api_port = await api_ready
             self._write_api_address()
             self._on_ready()
             _log.info("server is up", home=str(self._home.root), pid=os.getpid(), version=__version__)
             await self._stop_asked.wait()
-            if not self._stopping_by_force:
-                self._on_stopping(sum(cluster.compute is not Compute.STOPPED for cluster in self._fleet.all()))
-                await self._fleet.put_all_to_sleep()
-            self._end_rooms()
-        self._home.api_address.unlink(missing_ok=True)
-        _log.info("server is down", by_force=self._stopping_by_force)
+            self._on_stopping(sum(cluster.compute is not Compute.STOPPED for cluster in self._fleet.all()))
+            await self._fleet.put_all_to_sleep()
+            for task in tasks:
+                task.cancel()
 
     async def _create_first_cluster(self) -> None:
         if self._fleet.all():
@@ -186,13 +195,10 @@ class Server:
     def _on_signal(self) -> None:
         if self._stop_asked.is_set():
             _log.warning("ended by a second signal; engines go on and are taken over at the next start")
-            self._stopping_by_force = True
-            self._end_rooms()
+            self._by_force = True
+            if self._main is not None:
+                self._main.cancel()
         self._stop_asked.set()
-
-    def _end_rooms(self) -> None:
-        for room in self._rooms:
-            room.cancel()
 
     def _write_api_address(self) -> None:
         text = json.dumps({"url": f"http://127.0.0.1:{self._api_port}", "pid": os.getpid()})

@@ -100,6 +100,8 @@ async def test_serving_ends_when_a_client_sends_half_a_request_or_nothing(served
             client = clients.enter_context(socket.socket(socket.AF_UNIX))
             client.connect(str(served.socket_path))
             client.sendall(sent)
+        # Connections are accepted in order, so that these are accepted once this is answered.
+        assert (await served.unix.get("/v1/status")).status_code == 200
         await stop(served)
 
 

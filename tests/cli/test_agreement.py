@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from zorya.api import schemas
-from zorya.cli import invocation, output, wire
-from zorya.core import settings
+from zorya.cli import output, wire
 
 
 @pytest.mark.parametrize(
@@ -16,17 +15,6 @@ from zorya.core import settings
 )
 def test_the_wire_types_have_the_fields_of_the_schemas(name: str) -> None:
     assert set(getattr(wire, name).__annotations__) == set(getattr(schemas, name).model_fields)
-
-
-@pytest.mark.parametrize("variables", [{}, {"ZORYA_HOME": "~/here"}, {"ZORYA_HOME": ""}, {"XDG_DATA_HOME": "/data"}])
-@pytest.mark.parametrize("uid", [0, 1000])
-def test_the_home_is_the_settings_home(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], uid: int) -> None:
-    monkeypatch.delenv("ZORYA_HOME", raising=False)
-    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
-    monkeypatch.setattr("os.geteuid", lambda: uid)
-    for variable, value in variables.items():
-        monkeypatch.setenv(variable, value)
-    assert invocation.default_home() == settings.default_home()
 
 
 def test_the_command_starts_without_the_servers_libraries() -> None:

@@ -192,6 +192,11 @@ class Client:
     async def read_to_end(self) -> bytes:
         return await asyncio.wait_for(self.reader.read(), 20)
 
+    async def wait_until_cut_off(self) -> None:
+        """Wait for the end, after which nothing may have come; a reset ends as well as a close."""
+        with contextlib.suppress(ConnectionResetError):
+            assert await self.read_to_end() == b""
+
     async def read_error(self) -> dict[str, str]:
         return parse_error(await self.read_to_end())
 

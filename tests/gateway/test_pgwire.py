@@ -1,5 +1,6 @@
 """Framing, by value and for any bytes in any chunking."""
 
+import itertools
 from collections.abc import Iterable
 
 import pytest
@@ -166,7 +167,7 @@ STREAMS = st.builds(lambda *parts: b"".join(parts), REQUESTS, OPENINGS, st.binar
 @example(data=SSL_REQUEST + b"garbage", cuts=[8])
 def test_any_bytes_mean_the_same_when_chunked_in_any_way(data: bytes, cuts: list[int]) -> None:
     bounds = [0, *sorted(cuts), len(data)]
-    chunks = [data[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    chunks = [data[start:end] for start, end in itertools.pairwise(bounds)]
     whole = events_of([data])
     assert events_of(chunks) == whole
     assert events_of(data[i : i + 1] for i in range(len(data))) == whole

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from zorya.cli import wire
-from zorya.core import errors, ids
+from zorya.core import errors, ids, location
 
 READ_TIMEOUT_S = 10.0
 """For requests that the server answers at once."""
@@ -36,7 +36,7 @@ class Api:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self._socket_path = home / "run" / "zorya.sock"
+        self._socket_path = home / location.API_SOCKET
 
     def status(self) -> wire.ServerStatus:
         """Answer what the server is doing."""

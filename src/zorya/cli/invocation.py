@@ -1,6 +1,5 @@
 """What one run of the command was given before its command's own options."""
 
-import os
 import shlex
 import shutil
 import sys
@@ -8,17 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from zorya.cli.client import Api
-
-
-def default_home() -> Path:
-    """Answer what `core.settings.default_home` does, without the cost of importing the settings."""
-    given = os.environ.get("ZORYA_HOME")
-    if given:
-        return Path(given).expanduser().absolute()
-    if os.geteuid() == 0:
-        return Path("/var/lib/zorya")
-    base = os.environ.get("XDG_DATA_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "share") / "zorya"
+from zorya.core.location import default_home
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from zorya.cli import clusters, events, output
 from zorya.cli.invocation import Invocation
-from zorya.core import errors
+from zorya.core import errors, location
 
 _LAST_LINES_S = 2.0
 _POLL_S = 0.05
@@ -43,8 +43,9 @@ class _Console:
         self._begin(self._tell_all)
 
     def tell_stopping(self, awake: int) -> None:
-        """Say that the server has begun to put `awake` clusters to sleep. Returns at once."""
-        self._begin(lambda: _say(f"Putting {output.count(awake, 'cluster')} to sleep."))
+        """Say that the server has begun to put `awake` clusters to sleep, if any. Returns at once."""
+        if awake:
+            self._begin(lambda: _say(f"Putting {output.count(awake, 'cluster')} to sleep."))
 
     def close(self) -> None:
         """Let the last lines out, for as long as a terminal needs that takes output."""
@@ -80,7 +81,7 @@ def in_background(invocation: Invocation, given: Mapping[str, object]) -> None:
 
     Raises HostProblem with the server's own words when it ends first. An interrupt ends it too.
     """
-    path = invocation.home / "log" / "server.log"
+    path = invocation.home / location.SERVER_LOG
     with _open_log(path) as log:
         begin = log.seek(0, os.SEEK_END)
         server = subprocess.Popen(

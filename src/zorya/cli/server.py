@@ -66,7 +66,7 @@ def down(context: typer.Context) -> None:
     awake = sum(number for state, number in status["clusters"].items() if state != "stopped")
     with output.progress(f"Putting {output.count(awake, 'cluster')} to sleep", lambda: None):
         _wait_until_gone(api, status["pid"])
-    output.say("Every cluster sleeps; Zorya is down.")
+    output.say("Zorya is down.")
 
 
 def show_status(context: typer.Context, *, as_json: AsJson = False) -> None:

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from zorya.core import errors, files
+from zorya.core import errors, files, location
 from zorya.core.account import Account
 
 
@@ -48,7 +48,7 @@ class Home:
     @property
     def api_socket(self) -> Path:
         """The REST API's Unix socket."""
-        return self.run / "zorya.sock"
+        return self.root / location.API_SOCKET
 
     @property
     def api_address(self) -> Path:
@@ -58,7 +58,7 @@ class Home:
     @property
     def server_log(self) -> Path:
         """Where a detached server logs."""
-        return self.root / "log" / "server.log"
+        return self.root / location.SERVER_LOG
 
     @property
     def engines(self) -> Path:

@@ -24,17 +24,6 @@ FILE_NAME = "zorya.toml"
 NOT_SETTINGS = frozenset({"ZORYA_HOME", "ZORYA_FAILPOINTS", "ZORYA_FAILPOINT_RELEASE"})
 
 
-def default_home() -> Path:
-    """Answer where Zorya keeps its state: $ZORYA_HOME, else /var/lib/zorya for root, else under the user's home."""
-    given = os.environ.get("ZORYA_HOME")
-    if given:
-        return Path(given).expanduser().absolute()
-    if os.geteuid() == 0:
-        return Path("/var/lib/zorya")
-    base = os.environ.get("XDG_DATA_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "share") / "zorya"
-
-
 def parse_delay(value: object) -> int | None:
     """Read a delay: whole seconds of at least 1, or `never` (None)."""
     if value is None or value == "never":
