@@ -27,7 +27,8 @@ def up(
     ] = None,
     api_port: Annotated[int | None, typer.Option(help="Loopback port of the REST API. [default: 7399]")] = None,
     log_level: Annotated[
-        str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error. [default: info]")
+        str | None,
+        typer.Option(metavar="LEVEL", help="debug, info, warning or error. [default: info; warning on a terminal]"),
     ] = None,
 ) -> None:
     """Start the server, and cluster main where there is none."""

@@ -324,8 +324,7 @@ class ClusterOwner:
             case Action.START:
                 await self._start(decision.reason)
             case Action.AWAIT_READY:
-                await self._runner.await_ready(self.record, self._held())
-                self._phase = Process.READY
+                await self._await_ready()
             case Action.FINISH_RESUME:
                 await self._finish_resume()
             case Action.BEGIN_PAUSE:
@@ -409,6 +408,16 @@ class ClusterOwner:
         finally:
             await saving
         await failpoints.reached("resume.started")
+
+    async def _await_ready(self) -> None:
+        # The engine may end between the decision and this step, which runs as a task of its own, and also in the turn
+        # in which it is found ready. Its end is a change that the next decision deals with.
+        process = self._process
+        if process is None:
+            return
+        await self._runner.await_ready(self.record, process)
+        if self._process is process:
+            self._phase = Process.READY
 
     async def _finish_resume(self) -> None:
         process = self._held()

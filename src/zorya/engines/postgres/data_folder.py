@@ -19,7 +19,7 @@ from zorya.core.model import Secret
 from zorya.engines.base import Installation, Instance
 from zorya.engines.postgres import configuration, system_identifier
 
-_TEMPLATE_FORM = 1
+_TEMPLATE_FORM = 2
 """Rises when templates are made differently, so that older ones are not used."""
 
 # Before PostgreSQL 16 whoever may create roles may also grant these, and with them every file and program that the
@@ -58,6 +58,9 @@ class Templates:
                 account=self._account,
             )
             await _run_single_user(installation, partial, self._provisioning(installation), self._account)
+            # Each copy gets a log of its own; this one need not be copied.
+            for segment in (partial / "pg_wal").glob("0*"):
+                segment.unlink()
             await _sync(installation, partial, self._account)
             _publish(partial, path)
         except BaseException:

@@ -1,0 +1,62 @@
+"""Create to first row, against initdb, start and first row by hand."""
+
+import re
+import subprocess
+import time
+
+from bench import report
+from bench.stage import Stage, first_row
+
+
+def measure(stage: Stage, *, rounds: int = 7) -> None:
+    """Make a cluster and connect to it, by hand and by Zorya in turn, and print the ratio."""
+    bare, zorya = [], []
+    for number in range(rounds):
+        name = f"b{number}"
+        began = time.perf_counter()
+        shown = stage.server.cli("create", name)
+        first_row(_url(shown))
+        zorya.append((time.perf_counter() - began) * 1000)
+        stage.server.cli("delete", name, "--yes")
+        bare.append(_by_hand(stage))
+    report.show(
+        "Create to first row",
+        report.Series(name="initdb and start, by hand", unit="ms", values=bare),
+        [report.Series(name="zorya create, then connect", unit="ms", values=zorya)],
+        aim="at most 500 ms",
+    )
+
+
+def _url(shown: str) -> str:
+    found = re.search(r"postgresql://\S+", shown)
+    if found is None:
+        raise RuntimeError(f"no URL in: {shown}")
+    return found[0]
+
+
+def _by_hand(stage: Stage) -> float:
+    folder = stage.folder / "by-hand"
+    folder.mkdir(mode=0o711)
+    folder.chmod(0o777)
+    data = folder / "data"
+    program = stage.program_folder
+    began = time.perf_counter()
+    subprocess.run(
+        [str(program / "initdb"), f"--pgdata={data}", "--auth=trust", "--username=zorya", "--data-checksums"],
+        check=True,
+        capture_output=True,
+        cwd="/",
+        **stage.user.switch(),
+    )
+    process = subprocess.Popen(
+        [str(program / "postgres"), "-D", str(data), "-k", str(folder), "-c", "listen_addresses=", "-p", "5432"],
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        **stage.user.switch(),
+    )
+    first_row(f"postgresql://zorya@/postgres?host={folder}")
+    took = (time.perf_counter() - began) * 1000
+    process.terminate()
+    process.wait()
+    subprocess.run(["rm", "-rf", str(folder)], check=True)
+    return took

@@ -1,0 +1,68 @@
+"""One server for each file of tests, with cluster "main" asleep: the file's first client wakes it."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fix_home import make_folder
+from harness import Server, running
+from zorya.engines.postgres import installations
+
+
+@pytest.fixture(scope="module")
+def server(templates: Path) -> Iterator[Server]:
+    """A server whose cluster "main" sleeps when the file's first test begins, and starts once for all of them."""
+    folder = make_folder()
+    home = folder / "home"
+    home.mkdir(mode=0o711)
+    try:
+        for shared in ("templates", "engines"):
+            subprocess.run(["cp", "--archive", "--reflink=auto", str(templates / shared), str(home)], check=True)
+        with pytest.MonkeyPatch.context() as patch:
+            for name in list(os.environ):
+                if name.startswith(("ZORYA_", "PG")):
+                    patch.delenv(name)
+            with running(home) as started:
+                assert started.show()["compute"] == "stopped"
+                yield started
+                assert started.events() in (["0170"], ["0170", "0147", "0148"])
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def url(server: Server) -> str:
+    """The URL of cluster "main"."""
+    return server.url()
+
+
+@pytest.fixture(scope="module")
+def program() -> Callable[[str], str]:
+    """Answer the path of one of PostgreSQL's own clients: that of the engine's installation, else that in PATH."""
+
+    def find(name: str) -> str:
+        own = installations.find(None)[0].program(name)
+        path = str(own) if own.exists() else shutil.which(name)
+        if path is None:
+            pytest.skip(f"this host has no {name}")
+        return path
+
+    return find
+
+
+@pytest.fixture
+def run(program: Callable[[str], str]) -> Callable[..., str]:
+    """Run one of PostgreSQL's own clients and answer what it printed; fails when it failed."""
+
+    def call(name: str, *args: str, stdin: str = "") -> str:
+        done = subprocess.run(
+            [program(name), *args], input=stdin, capture_output=True, text=True, timeout=90, check=False
+        )
+        assert done.returncode == 0, f"{name} {' '.join(args)}: {done.stderr}"
+        return done.stdout
+
+    return call

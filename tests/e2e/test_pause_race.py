@@ -1,0 +1,121 @@
+"""Clients that arrive while their cluster is being paused: none ever fails."""
+
+import random
+import threading
+from collections.abc import Sequence
+
+import psycopg
+import pytest
+
+from harness import Server, WaitingClient
+from waiting import wait_until
+
+CLUSTERS = 6
+VISITS = 20
+
+
+@pytest.mark.parametrize(
+    ("step", "then"),
+    [("begun", ["0146"]), ("checkpointed", ["0146"]), ("signalled", ["0145", "0147", "0148"])],
+    ids=lambda value: str(value),
+)
+def test_client_is_served_when_it_arrives_at_a_step_of_the_pause(
+    stopped_server: Server, step: str, then: Sequence[str]
+) -> None:
+    server = stopped_server
+    release = server.home.parent / "release"
+    server.start(
+        ZORYA_FAILPOINTS=f"pause.{step}=pause", ZORYA_FAILPOINT_RELEASE=str(release), ZORYA_PAUSE_AFTER="1"
+    )
+    server.query("CREATE TABLE t AS SELECT 7 AS n")
+    wait_until(release.with_suffix(".reached").exists, "the pause is under way")
+    # It stays until the events are read, or it would be paused again.
+    with WaitingClient(server.url(), "SELECT n, pg_sleep(0.5) FROM t") as client:
+        wait_until(lambda: server.show()["sessions"] == 1, "the client is held")
+        release.touch()
+        assert client.error() == ""
+    assert server.events()[: 4 + len(then)] == ["0170", "0147", "0148", "0144", *then]
+
+
+def test_pause_goes_on_when_the_client_that_came_leaves_again(stopped_server: Server) -> None:
+    server = stopped_server
+    release = server.home.parent / "release"
+    server.start(
+        ZORYA_FAILPOINTS="pause.begun=pause", ZORYA_FAILPOINT_RELEASE=str(release), ZORYA_PAUSE_AFTER="1"
+    )
+    server.query("SELECT 1")
+    wait_until(release.with_suffix(".reached").exists, "the pause is under way")
+    with pytest.raises(psycopg.OperationalError, match="timeout"):
+        psycopg.connect(server.url(), connect_timeout=2)
+    wait_until(lambda: server.show()["sessions"] == 0, "the client is counted out")
+    release.touch()
+    server.wait_for("stopped")
+    assert server.events() == ["0170", "0147", "0148", "0144", "0145"]
+
+
+def test_pause_by_hand_gives_way_when_a_client_comes(stopped_server: Server) -> None:
+    server = stopped_server
+    release = server.home.parent / "release"
+    server.start(ZORYA_FAILPOINTS="pause.checkpointed=pause", ZORYA_FAILPOINT_RELEASE=str(release))
+    server.run("resume", "main")
+    refused: list[str] = []
+    pausing = threading.Thread(target=lambda: refused.append(server.cli("pause", "main").stderr))
+    pausing.start()
+    wait_until(release.with_suffix(".reached").exists, "the pause is under way")
+    coming = threading.Thread(target=lambda: release.touch())
+    with WaitingClient(server.url()) as client:
+        wait_until(lambda: server.show()["sessions"] == 1, "the client is held")
+        coming.start()
+        assert client.error() == ""
+    coming.join()
+    pausing.join(30)
+    assert "open session" in refused[0]
+    assert server.show()["compute"] == "running"
+
+
+class Visitor(threading.Thread):
+    """Somebody who comes and goes around the moment at which a cluster pauses, and notes every error."""
+
+    def __init__(self, url: str, seed: int) -> None:
+        super().__init__()
+        self.url = url
+        self.choice = random.Random(seed)
+        self.served = 0
+        self.errors: list[str] = []
+
+    def run(self) -> None:
+        """Visit again and again; what lies between two visits is the load, not a wait for anything."""
+        for _ in range(VISITS):
+            # Two of three visits fall around the moment of the pause, which comes after 1 s.
+            near = self.choice.random() < 0.66
+            threading.Event().wait(self.choice.uniform(0.98, 1.15) if near else self.choice.uniform(0, 1.5))
+            for _ in range(self.choice.randint(1, 3)):
+                self.visit()
+
+    def visit(self) -> None:
+        """Connect, use the database, leave."""
+        try:
+            with psycopg.connect(self.url, connect_timeout=60, autocommit=True) as connection:
+                connection.execute("UPDATE visits SET n = n + 1")
+            self.served += 1
+        except psycopg.Error as error:
+            self.errors.append(str(error))
+
+
+def test_no_client_ever_fails_when_clients_come_and_go_around_the_moment_of_the_pause(server: Server) -> None:
+    seed = random.randrange(2**32)
+    names = [f"c{number}" for number in range(CLUSTERS)]
+    for name in names:
+        server.run("create", name, "--pause-after", "1")
+        server.query("CREATE TABLE visits AS SELECT 0 AS n", name)
+    visitors = [Visitor(server.url(name), seed + number) for number, name in enumerate(names)]
+    for visitor in visitors:
+        visitor.start()
+    for visitor in visitors:
+        visitor.join(110)
+    failed = [error for visitor in visitors for error in visitor.errors]
+    assert not failed, f"seed {seed}: {failed}"
+    events = [event for name in names for event in server.events(name)]
+    assert events.count("0145") >= CLUSTERS, f"seed {seed}: hardly anything was paused"
+    for name, visitor in zip(names, visitors, strict=True):
+        assert server.query("SELECT n FROM visits", name) == [(visitor.served,)]
