@@ -64,7 +64,7 @@ PAUSING = replace(AWAKE, compute=Compute.PAUSING)
         (replace(PAUSING, sessions=1, waiters=1), Action.CANCEL_PAUSE),
         (replace(PAUSING, waiters=1, checkpointed=True), Action.CANCEL_PAUSE),
         (replace(PAUSING, sessions=1, stop_wish=StopWish.NOW, checkpointed=True), Action.STOP),
-        (replace(PAUSING, process=Process.STARTING, stop_wish=StopWish.NOW), Action.STOP),
+        (replace(PAUSING, process=Process.STARTING, stop_wish=StopWish.NOW), Action.ABORT),
         (replace(PAUSING, process=Process.STOPPING, sessions=1, waiters=1), Action.REST),
         (replace(PAUSING, process=Process.STOPPING, stopping_s=61), Action.ABORT),
         (replace(PAUSING, process=Process.ENDED), Action.NOTE_EXIT),

@@ -455,6 +455,9 @@ class ClusterOwner:
             if not self._foreign_sessions or self._stop_wish is StopWish.NOW:
                 await self._runner.checkpoint(self.record)
                 self._checkpointed = True
+        except errors.NotReady:
+            # One of its processes crashed and it recovers, as it will at its next start.
+            self._phase = Process.STARTING
         except errors.EngineProblem as error:
             _log.warning("no checkpoint before the stop", cluster=self.name, error=str(error))
             self._checkpointed = True
@@ -491,8 +494,9 @@ class ClusterOwner:
                 await self._change_compute(Cause.EXITED, why)
 
     async def _abort(self, reason: str) -> None:
+        in_vain = self._phase is Process.STOPPING and self.record.status is Status.AVAILABLE
         await self._runner.abort(self.record, self._held())
-        if self.record.status is Status.AVAILABLE:
+        if in_vain:
             _log.warning("engine stopped by force", cluster=self.name, reason=reason)
             await self.tell(EventKind.STOP_FORCED, f"{reason} It recovers at its next start.")
         await failpoints.reached("delete.stopped")

@@ -168,7 +168,10 @@ def _while_pausing(now: Situation) -> Decision:
                 action=Action.CANCEL_PAUSE,
                 reason=f"The engine has {now.foreign_sessions} session(s) that did not come through the endpoint.",
             )
-    if now.process is Process.READY and not now.checkpointed:
+    if now.process is Process.STARTING:
+        # A PostgreSQL that is told to stop cleanly while it recovers may not stop at all.
+        return Decision(action=Action.ABORT, reason="It was still starting: there is nothing to stop cleanly.")
+    if not now.checkpointed:
         return Decision(action=Action.CHECKPOINT, reason="A checkpoint makes the stop short.")
     return Decision(action=Action.STOP, reason="Nothing is left to be done before the stop.")
 

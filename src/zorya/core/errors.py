@@ -23,6 +23,7 @@
     ├── EngineProblem           the database engine did not do what it was asked
     │   ├── StartFailed
     │   ├── WakeTimeout
+    │   ├── NotReady
     │   └── StopFailed
     ├── ServerUnreachable       no Zorya server answers on this home
     └── ProtocolViolation       a client sent what its protocol does not allow
@@ -199,6 +200,12 @@ class WakeTimeout(EngineProblem):
     """The engine was not ready before the caller's deadline; the start goes on."""
 
     code = "wake_timeout"
+
+
+class NotReady(EngineProblem):
+    """The engine is starting, recovering or stopping, and takes no connection now."""
+
+    code = "not_ready"
 
 
 class StopFailed(EngineProblem):

@@ -108,12 +108,15 @@ class Engine(Protocol):
         """Answer how far the live process `pid` is. Reads one small file; never blocks for long."""
 
     async def count_sessions(self, folders: ClusterFolders) -> int:
-        """Answer how many client sessions the running engine has, Zorya's own not counted. Raises EngineProblem."""
+        """Answer how many client sessions the running engine has, Zorya's own not counted.
+
+        Raises NotReady while it starts, recovers or stops, EngineProblem when it does not answer.
+        """
 
     async def checkpoint(self, folders: ClusterFolders) -> None:
         """Write all changed pages while sessions may still work, so that the stop that follows is short.
 
-        Raises EngineProblem.
+        Raises NotReady and EngineProblem as `count_sessions` does.
         """
 
     def explain_exit(self, log: str) -> str:

@@ -11,6 +11,12 @@ from zorya.engines.postgres import configuration
 
 CONNECT_TIMEOUT_S = 10
 
+_CANNOT_CONNECT_NOW = "FATAL:  the database system is "
+"""How each message of SQLSTATE 57P03 begins: starting up, in recovery mode, shutting down, not accepting connections.
+
+libpq does not tell the SQLSTATE of a refused connection; the messages are in English by Zorya's configuration.
+"""
+
 
 async def count_sessions(socket: Path, port: int) -> int:
     """Answer the number of client sessions, Zorya's own not counted."""
@@ -43,4 +49,6 @@ async def _connection(socket: Path, port: int) -> AsyncIterator[psycopg.AsyncCon
         ) as connection:
             yield connection
     except psycopg.Error as error:
+        if _CANNOT_CONNECT_NOW in str(error):
+            raise errors.NotReady(f"The engine takes no connections now: {error}.") from error
         raise errors.EngineProblem(f"The engine does not answer its administrator: {error}.") from error
