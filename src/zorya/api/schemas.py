@@ -39,7 +39,7 @@ CLUSTER_EXAMPLE: dict[str, Any] = {
     "database": "main",
     "sessions": 1,
     "engine_pid": 4242,
-    "engine_log": "/var/lib/zorya/clusters/k3v9x2mq/engine.log",
+    "engine_log": "/var/lib/zorya/clusters/k3v9x2mq/log/engine.log",
     "pauses_in_s": None,
     "operation": None,
     "created_at": "2026-02-03T08:15:30.250000Z",
@@ -91,7 +91,7 @@ class Operation(_Response):
 
     model_config = ConfigDict(json_schema_extra={"examples": [RESUMING_EXAMPLE["operation"]]})
 
-    name: str = Field(description="create, resume, pause or delete.")
+    name: str = Field(description="create, resume, pause, stop or delete.")
     step: str = Field(description="The present step, in words.")
     since: Moment
 

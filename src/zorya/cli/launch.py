@@ -66,6 +66,8 @@ class _Console:
             announce(self._invocation)
             down = self._invocation.command("down")
             output.say(f"Ctrl-C, or `{down}`, puts every cluster to sleep and stops the server.")
+            if not sys.stdout.isatty():
+                return  # the log tells the same
             output.say()
             for event in events.following(api, None, after=latest[-1]["seq"] if latest else 0):
                 output.say(output.event_line(event))

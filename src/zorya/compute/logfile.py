@@ -9,15 +9,18 @@ def rotate(path: Path, *, max_bytes: int) -> bool:
     """Copy a log that has grown past `max_bytes` to `<name>.1` and empty it; answer whether it was. Blocking.
 
     The engine holds the file open for appending and outlives Zorya, so the file itself has to stay: lines written in
-    the instant between the copy and the emptying are lost, as with logrotate's copytruncate.
+    the instant between the copy and the emptying are lost, as with logrotate's copytruncate. On a disk that has no room
+    for the copy there is none: a log must not keep a disk full.
     """
-    try:
-        if path.stat().st_size <= max_bytes:
-            return False
-        shutil.copyfile(path, path.with_name(path.name + ".1"))
-        os.truncate(path, 0)
-    except FileNotFoundError:
+    if size(path) <= max_bytes:
         return False
+    older = path.with_name(path.name + ".1")
+    try:
+        older.touch(mode=0o600)
+        shutil.copyfile(path, older)
+    except OSError:
+        older.unlink(missing_ok=True)
+    os.truncate(path, 0)
     return True
 
 

@@ -19,7 +19,7 @@ from zorya.control import record as records
 from zorya.control.events import EventKind
 from zorya.control.record import ClusterRecord
 from zorya.control.view import EventView
-from zorya.core import errors
+from zorya.core import errors, files
 from zorya.core.model import Status
 
 _T = TypeVar("_T")
@@ -61,8 +61,9 @@ class NewEvent:
 class Catalog:
     """The open file. SQLite works in a thread of its own, so that a slow disk does not stop the event loop."""
 
-    def __init__(self, connection: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
         """Use `open`."""
+        self._path = path
         self._connection = connection
         self._thread = thread
 
@@ -74,7 +75,7 @@ class Catalog:
         """
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="catalog")
         try:
-            return cls(thread.submit(_connect, path).result(), thread)
+            return cls(path, thread.submit(_connect, path).result(), thread)
         except BaseException:
             thread.shutdown()
             raise
@@ -191,7 +192,7 @@ class Catalog:
 
     async def _run(self, work: Callable[[], _T]) -> _T:
         def guarded() -> _T:
-            with _sqlite_errors("The catalog"):
+            with _sqlite_errors(self._path):
                 return work()
 
         # Shielded: a caller that is cancelled must not leave it unknown whether the write was done.
@@ -199,7 +200,7 @@ class Catalog:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    with _sqlite_errors(f"The catalog {path}"):
+    with _sqlite_errors(path):
         path.touch(mode=0o600)
         connection = sqlite3.connect(path, timeout=10)
         try:
@@ -220,19 +221,21 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 @contextmanager
-def _sqlite_errors(what: str) -> Iterator[None]:
+def _sqlite_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
-            raise errors.DiskFull(
-                f"{what} cannot be written: the disk is full.", hint="Free some space and try again."
-            ) from error
+            raise files.disk_full("Writing the catalog", path) from error
         raise errors.HomeUnusable(
-            f"{what} cannot be used: {error}.", hint="If it is damaged, put a copy from a backup in its place."
+            f"The catalog {path} cannot be used: {error}.",
+            hint="If it is damaged, put a copy from a backup in its place.",
+            client_message="The server's catalog cannot be used.",
         ) from error
     except OSError as error:
-        raise errors.HomeUnusable(f"{what} cannot be used: {error.strerror}.", hint="Mend the home folder.") from error
+        raise errors.HomeUnusable(
+            f"The catalog {path} cannot be used: {error.strerror}.", hint="Mend the home folder."
+        ) from error
 
 
 def _parse(text: str) -> ClusterRecord:

@@ -88,6 +88,7 @@ class ClusterOwner:
         self._woken: asyncio.Future[Address | errors.ZoryaError] | None = None
         self._operation: OperationView | None = None
         self._failure: errors.ZoryaError | None = None
+        self._retries = False
         self._stops = 0
 
     # What the gateway asks; see gateway.directory.Endpoint.
@@ -149,7 +150,7 @@ class ClusterOwner:
 
     def _refusal(self) -> errors.ZoryaError:
         if self._server_stops:
-            return errors.StartFailed("The Zorya server is stopping.", client_message="the Zorya server is stopping")
+            return errors.NotReady("The Zorya server is stopping.", client_message="the Zorya server is stopping")
         return errors.ClusterNotFound(f"Cluster {self.name} was deleted.")
 
     # What the fleet asks.
@@ -178,9 +179,12 @@ class ClusterOwner:
         return max(0.0, after - self._idle_s())
 
     async def created(self) -> None:
-        """Wait until the cluster is available. Raises what kept it from being made, once nothing is left of it."""
-        await self._until(lambda: self.record.status in {Status.AVAILABLE, Status.DELETED})
-        if self.record.status is Status.DELETED:
+        """Wait until the cluster is available. Raises what kept it from being made, once nothing is left of it.
+
+        Where not even the failure could be recorded, the error comes at once, and the owner tries until it can.
+        """
+        await self._until(lambda: self.record.status in {Status.AVAILABLE, Status.DELETED} or self._retries)
+        if self.record.status is not Status.AVAILABLE:
             raise self._failure or self._refusal()
 
     async def pause(self, *, force: bool) -> None:
@@ -294,7 +298,7 @@ class ClusterOwner:
             else:
                 await self._do(decision)
         except errors.ZoryaError as error:
-            await self._failed(decision, error)
+            await self._deal_with(decision, error)
         except Exception as error:  # noqa: BLE001 - a defect in one cluster's step must not end the others
             _log.exception("step failed unexpectedly", cluster=self.name, step=decision.action)
             unexpected = errors.EngineProblem(
@@ -302,7 +306,22 @@ class ClusterOwner:
                 hint="The server's log has the details.",
                 client_message="internal error",
             )
-            await self._failed(decision, unexpected)
+            await self._deal_with(decision, unexpected)
+
+    async def _deal_with(self, decision: Decision, error: errors.ZoryaError) -> None:
+        try:
+            await self._failed(decision, error)
+        except errors.ZoryaError as second:
+            await self._retry_later(decision, second)
+
+    async def _retry_later(self, decision: Decision, error: errors.ZoryaError) -> None:
+        _log.error("step failed, will be repeated", cluster=self.name, step=decision.action, error=str(error))
+        self._failure = error
+        self._retries = True
+        async with self._settled:
+            self._settled.notify_all()
+        await self._rest(RETRY_S)
+        self._retries = False
 
     async def _do_unless_changed(self, decision: Decision) -> None:
         """Do a step that only waits; give it up when something changes, since the next decision may be another."""
@@ -511,12 +530,14 @@ class ClusterOwner:
         if decision.action is Action.BUILD:
             _log.error("create failed", cluster=self.name, error=str(error))
             self._wake_up(error)
+            # What was made goes first: on a full disk that is what lets the catalog be written.
+            with suppress(errors.ZoryaError):
+                await self._runner.erase(self.record)
             await self._change_status(Cause.BUILD_FAILED, str(error))
         elif self.record.status is Status.AVAILABLE and self.record.compute is Compute.RESUMING:
             await self._resume_failed(error)
         else:
-            _log.error("step failed, will be repeated", cluster=self.name, step=decision.action, error=str(error))
-            await self._rest(RETRY_S)
+            await self._retry_later(decision, error)
 
     async def _resume_failed(self, error: errors.ZoryaError) -> None:
         _log.error("resume failed", cluster=self.name, error=str(error))
@@ -541,14 +562,23 @@ class ClusterOwner:
     def _apply_compute(self, cause: Cause, reason: str) -> NewEvent | None:
         target, kind = states.change_of_compute(self.record.compute, cause)
         self.record = replace(self.record, compute=target, reason=reason)
+        if target in {Compute.STOPPED, Compute.RUNNING, Compute.FAILED}:
+            self._operation = None
         _log.info("compute", cluster=self.name, state=target.value, reason=reason)
         return self._event(kind, reason)
 
     async def _change_status(self, cause: Cause, reason: str) -> None:
-        target, kind = states.change_of_status(self.record.status, cause)
-        self.record = replace(self.record, status=target, reason=reason or self.record.reason)
+        before = self.record
+        target, kind = states.change_of_status(before.status, cause)
+        self.record = replace(before, status=target, reason=reason or before.reason)
+        self._operation = None
+        try:
+            await self._save(self._event(kind, reason))
+        except errors.ZoryaError:
+            # Not written, not so: the step is repeated, and a deleted cluster must not come back at the next start.
+            self.record = before
+            raise
         _log.info("status", cluster=self.name, state=target.value, reason=reason)
-        await self._save(self._event(kind, reason))
 
     def _event(self, kind: EventKind | None, reason: str) -> NewEvent | None:
         if kind is None:
@@ -571,8 +601,11 @@ class ClusterOwner:
             self._around.told()
 
     async def tell(self, kind: EventKind, reason: str) -> None:
-        """Write an event that is not a change of state."""
-        await self._around.catalog.add_event(
-            NewEvent(at=self._clock.now(), cluster=self.name, kind=kind, reason=reason)
-        )
-        self._around.told()
+        """Write an event that is not a change of state; if that fails, it is logged, since no work depends on it."""
+        event = NewEvent(at=self._clock.now(), cluster=self.name, kind=kind, reason=reason)
+        try:
+            await self._around.catalog.add_event(event)
+        except (errors.DiskFull, errors.HomeUnusable) as error:
+            _log.error("the catalog could not be written", cluster=self.name, error=str(error))
+        else:
+            self._around.told()

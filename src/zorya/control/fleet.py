@@ -150,13 +150,18 @@ class Fleet:
 
     async def _tidy(self) -> None:
         while True:
-            await self._catalog.prune_events(
-                before=self._clock.now() - timedelta(days=self._settings.event_retention_days)
-            )
+            await self._prune_events()
             await asyncio.sleep(_TIDY_EVERY_S)
             for owner in list(self._owners.values()):
                 if owner.pid is not None:
                     await self._runner.keep_log_bounded(owner.record)
+
+    async def _prune_events(self) -> None:
+        before = self._clock.now() - timedelta(days=self._settings.event_retention_days)
+        try:
+            await self._catalog.prune_events(before=before)
+        except (errors.DiskFull, errors.HomeUnusable) as error:
+            _log.error("old events could not be removed", error=str(error))
 
     # facade.Clusters
 

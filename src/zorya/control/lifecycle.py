@@ -181,4 +181,4 @@ def _wanted(now: Situation) -> str:
 
 
 def _stop_reason(now: Situation) -> str:
-    return "The server stops." if now.server_stops else "It was asked to."
+    return "The server was told to stop." if now.server_stops else "It was asked to."

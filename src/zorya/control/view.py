@@ -11,7 +11,7 @@ class OperationView:
     """The operation that a cluster's owner is carrying out."""
 
     name: str
-    """create, resume, pause or delete."""
+    """create, resume, pause, stop or delete."""
     step: str
     """What is being done now, in words that complete "main: …"."""
     since: datetime

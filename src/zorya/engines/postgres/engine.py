@@ -132,9 +132,10 @@ class Postgres:
 
     def explain_exit(self, log: str) -> str:
         """See Engine.explain_exit."""
-        found = re.findall(r"(?:FATAL|PANIC): +(.+)", log)
-        hints = re.findall(r"HINT: +(.+)", log)
-        return ". ".join([found[-1], *hints[-1:]]) if found else (log.strip().splitlines() or [""])[-1]
+        # Lines of sessions have USER@DATABASE before their severity: what a client did wrong ended no engine, and a
+        # statement may hold what is nobody else's business.
+        found = re.findall(r"(?:\[\d+\] (?:FATAL|PANIC): +|^\S*postgres: )(.+)", log, re.MULTILINE)
+        return found[-1] if found else ""
 
 
 def _read_lock(folders: ClusterFolders) -> lockfile.LockFile | None:
