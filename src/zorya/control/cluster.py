@@ -20,6 +20,7 @@ from zorya.control.lifecycle import Action, Decision, Process, Situation, StopWi
 from zorya.control.record import ClusterRecord
 from zorya.control.states import Cause
 from zorya.control.view import OperationView
+from zorya.control.waiting import WaitingRoom
 from zorya.core import errors, failpoints, logging
 from zorya.core.clock import Clock
 from zorya.core.model import Address, Compute, Status
@@ -73,7 +74,7 @@ class ClusterOwner:
         self._log_mark = 0
         # What is wanted.
         self._sessions = 0
-        self._waiters = 0
+        self._waiting = WaitingRoom(record.name, timeout_s=surroundings.wake_timeout_s)
         self._idle_since_s = surroundings.clock.monotonic_s()
         self._stop_wish = StopWish.NONE
         self._delete_asked = False
@@ -85,7 +86,6 @@ class ClusterOwner:
         # Who is to be told.
         self._changed = asyncio.Event()
         self._settled = asyncio.Condition()
-        self._woken: asyncio.Future[Address | errors.ZoryaError] | None = None
         self._operation: OperationView | None = None
         self._failure: errors.ZoryaError | None = None
         self._retries = False
@@ -120,29 +120,8 @@ class ClusterOwner:
             return address
         if self._ends:
             raise self._refusal()
-        if self._woken is None:
-            self._woken = asyncio.get_running_loop().create_future()
-        self._waiters += 1
         self._changed.set()
-        try:
-            async with asyncio.timeout(self._around.wake_timeout_s):
-                outcome = await asyncio.shield(self._woken)
-        except TimeoutError:
-            raise self._wake_timeout() from None
-        finally:
-            self._waiters -= 1
-        if isinstance(outcome, errors.ZoryaError):
-            # One instance for each waiter: a shared one would collect the traceback of them all.
-            raise type(outcome)(outcome.message, hint=outcome.hint, client_message=outcome.client_message)
-        return outcome
-
-    def _wake_timeout(self) -> errors.WakeTimeout:
-        waited = f"{self._around.wake_timeout_s:g} s"
-        return errors.WakeTimeout(
-            f"Cluster {self.name} did not start within {waited}; the start goes on.",
-            hint=f"`zorya show {self.name}` says what it is doing.",
-            client_message=f'cluster "{self.name}" did not start within {waited}; the start goes on, try again',
-        )
+        return await self._waiting.wait()
 
     @property
     def _ends(self) -> bool:
@@ -214,7 +193,7 @@ class ClusterOwner:
         """Remove the cluster and wait until it is gone."""
         self._delete_asked = True
         self._address = None
-        self._wake_up(self._refusal())
+        self._waiting.settle(self._refusal())
         self._changed.set()
         await self._until(lambda: self.record.status is Status.DELETED)
 
@@ -222,7 +201,7 @@ class ClusterOwner:
         """Stop the engine for good, as the server stops, and wait until it has stopped. Ends sessions."""
         self._server_stops = True
         self._stop_wish = StopWish.NOW
-        self._wake_up(self._refusal())
+        self._waiting.settle(self._refusal())
         self._changed.set()
         await self._until(
             lambda: self._process is None and (self._is_down() or self.record.status is not Status.AVAILABLE)
@@ -261,7 +240,7 @@ class ClusterOwner:
             status=self.record.status,
             compute=self.record.compute,
             process=self._phase,
-            waiters=self._waiters,
+            waiters=self._waiting.waiters,
             sessions=self._sessions,
             idle_s=self._idle_s(),
             pause_after_s=self.record.pause_after_s,
@@ -448,7 +427,7 @@ class ClusterOwner:
         self._idle_since_s = self._clock.monotonic_s()
         event = self._apply_compute(Cause.READY, f"The engine is process {process.pid}.")
         # The clients go first: they need not wait until it is written that they need not wait.
-        self._wake_up(self._address)
+        self._waiting.settle(self._address)
         await self._save(event)
         await failpoints.reached("resume.done")
 
@@ -465,7 +444,7 @@ class ClusterOwner:
         self._address = self._runner.address(self.record, self._held())
         event = self._apply_compute(Cause.WANTED, reason)
         if self._address is not None:
-            self._wake_up(self._address)
+            self._waiting.settle(self._address)
         await self._save(event)
 
     async def _checkpoint(self) -> None:
@@ -529,7 +508,7 @@ class ClusterOwner:
         self._failure = error
         if decision.action is Action.BUILD:
             _log.error("create failed", cluster=self.name, error=str(error))
-            self._wake_up(error)
+            self._waiting.settle(error)
             # What was made goes first: on a full disk that is what lets the catalog be written.
             with suppress(errors.ZoryaError):
                 await self._runner.erase(self.record)
@@ -546,13 +525,8 @@ class ClusterOwner:
         self._phase = Process.ABSENT
         self._stop_wish = StopWish.NONE
         event = self._apply_compute(Cause.START_FAILED, str(error))
-        self._wake_up(error)
+        self._waiting.settle(error)
         await self._save(event)
-
-    def _wake_up(self, outcome: Address | errors.ZoryaError) -> None:
-        woken, self._woken = self._woken, None
-        if woken is not None:
-            woken.set_result(outcome)
 
     # The record.
 
