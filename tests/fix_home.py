@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,10 @@ def _processes_below(folder: Path) -> list[str]:
     return found
 
 
+def _is_left(folder: Path) -> bool:
+    return not _processes_below(folder)
+
+
 @pytest.fixture
 def new_folder() -> Iterator[Callable[[], Path]]:
     """Make empty folders; at the end of the test they are removed, and no process may be left in them."""
@@ -47,7 +52,7 @@ def new_folder() -> Iterator[Callable[[], Path]]:
     yield make
     for folder in made:
         try:
-            wait_until(lambda folder=folder: not _processes_below(folder), "no process is left in the home", 15)
+            wait_until(partial(_is_left, folder), "no process is left in the home", 15)
         finally:
             shutil.rmtree(folder)
 

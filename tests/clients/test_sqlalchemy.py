@@ -76,10 +76,10 @@ def test_rows_are_the_same_when_copied_in_and_out(engine: sqlalchemy.Engine) -> 
     with engine.connect() as connection:
         connection.execute(text("CREATE TEMP TABLE t (n int)"))
         cursor = connection.connection.cursor()
-        with cursor.copy("COPY t FROM STDIN") as copy:  # type: ignore[attr-defined]
+        with cursor.copy("COPY t FROM STDIN") as copy:
             for n in range(1000):
                 copy.write_row((n,))
-        with cursor.copy("COPY t TO STDOUT") as copy:  # type: ignore[attr-defined]
+        with cursor.copy("COPY t TO STDOUT") as copy:
             assert [int(row[0]) for row in copy.rows()] == list(range(1000))
 
 

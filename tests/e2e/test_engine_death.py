@@ -152,8 +152,9 @@ def replace_postgres(folder: Path, script: str) -> None:
 
 
 def test_every_waiting_client_is_told_when_the_engine_crashes_at_its_start(home: Path, odd_postgres: Path) -> None:
+    last_words = "2026-01-01 00:00:00 UTC [1] FATAL:  out of luck"
     replace_postgres(
-        odd_postgres, 'case "$*" in *config_file*) echo "2026-01-01 00:00:00 UTC [1] FATAL:  out of luck" >&2; exit 1;; esac; exec $REAL "$@"'
+        odd_postgres, f'case "$*" in *config_file*) echo "{last_words}" >&2; exit 1;; esac; exec $REAL "$@"'
     )
     with running(home, ZORYA_POSTGRES=str(odd_postgres)) as server:
         server.allow("resume failed")

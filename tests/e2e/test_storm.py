@@ -66,7 +66,9 @@ def test_every_client_is_served_when_the_limit_is_high_enough(server: Server) ->
 
 
 @pytest.mark.parametrize(
-    ("step", "then"), [("checkpointed", ["0146"]), ("signalled", ["0145", "0147", "0148"])], ids=lambda value: str(value)
+    ("step", "then"),
+    [("checkpointed", ["0146"]), ("signalled", ["0145", "0147", "0148"])],
+    ids=str,
 )
 def test_no_client_fails_when_three_hundred_come_during_a_pause(
     stopped_server: Server, step: str, then: list[str]

@@ -134,8 +134,10 @@ class Postgres:
         """See Engine.explain_exit."""
         # Lines of sessions have USER@DATABASE before their severity: what a client did wrong ended no engine, and a
         # statement may hold what is nobody else's business.
-        found = re.findall(r"(?:\[\d+\] (?:FATAL|PANIC): +|^\S*postgres: )(.+)", log, re.MULTILINE)
-        return found[-1] if found else ""
+        # What is said before there is a log comes without a time and may take several lines, the file in the last.
+        early = r"^\S*postgres: (.+(?:\n(?!\d{4}-\d\d-\d\d ).+)*)"
+        found = re.findall(rf"\[\d+\] (?:FATAL|PANIC): +(.+)|{early}", log, re.MULTILINE)
+        return " ".join("".join(found[-1]).split()) if found else ""
 
 
 def _read_lock(folders: ClusterFolders) -> lockfile.LockFile | None:
