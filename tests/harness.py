@@ -16,6 +16,7 @@ from typing import Any, Self
 import psycopg
 
 from waiting import wait_until
+from zorya.cli.client import Api
 
 _BAD_LINE = re.compile(r"level=(warning|error|critical)|Traceback|ResourceWarning|never awaited|never retrieved")
 
@@ -35,6 +36,8 @@ class Server:
             "ZORYA_API_PORT": "0",
             "PYTHONWARNINGS": "error",
         }
+        self.api = Api(home)
+        """What the command line itself uses, without its start-up time."""
         self.command = [sys.executable, "-m", "zorya"]
         self.allowed: list[str] = []
 
@@ -63,20 +66,22 @@ class Server:
         assert self.process is not None
         if self.process.poll() is not None:
             raise AssertionError(f"the server ended with {self.process.returncode}: {self.log.read_text()[-2000:]}")
-        return (self.home / "run" / "api.json").exists() and self.cli("status").returncode == 0
+        try:
+            address = json.loads((self.home / "run" / "api.json").read_text())
+        except FileNotFoundError:
+            return False
+        return bool(address["pid"] == self.process.pid)
 
     def kill(self) -> None:
         """End the server with SIGKILL."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
-        (self.home / "run" / "api.json").unlink(missing_ok=True)
 
     def wait_killed(self) -> None:
         """Wait until the server has ended itself, at a failpoint."""
         assert self.process is not None
         assert self.process.wait(60) == -signal.SIGKILL
-        (self.home / "run" / "api.json").unlink(missing_ok=True)
 
     def stop(self) -> None:
         """Stop the server as a supervisor does."""
@@ -123,15 +128,16 @@ class Server:
 
     def show(self, name: str = "main") -> Any:
         """Answer `zorya show NAME --json`."""
-        return self.json("show", name)
+        return self.api.cluster(name)
 
     def url(self, name: str = "main") -> str:
         """Answer the cluster's URL."""
-        return self.run("url", name).strip()
+        return str(self.api.credentials(name)["url"])
 
     def events(self, name: str = "main") -> list[str]:
         """Answer the kinds of the cluster's events, without their common beginning."""
-        return [event["kind"].removeprefix("ZORYA-EVENT-") for event in self.json("events", name)]
+        events = self.api.events(name, after=0, limit=1000, wait_s=0)
+        return [event["kind"].removeprefix("ZORYA-EVENT-") for event in events]
 
     def wait_for(self, compute: str, name: str = "main", within_s: float = 30) -> Any:
         """Wait until the cluster's compute is in this state; answer what `show` says then."""

@@ -42,8 +42,8 @@ class Relayed:
 
 
 async def carry_and_close(client: socket.socket, engine: socket.socket) -> None:
-    with client, engine:
-        await relay.carry(client, engine)
+    with contextlib.closing(relay.Relay()) as carrier, client, engine:
+        await carrier.carry(client, engine)
 
 
 @pytest_asyncio.fixture
@@ -191,3 +191,33 @@ async def test_both_sides_are_let_go_when_the_relay_is_cancelled(relayed: Relaye
     await asyncio.wait([relayed.task])
     assert await receive(relayed.client) == b""
     assert await receive(relayed.engine) == b""
+
+
+async def test_session_ends_when_the_engine_says_its_last_words_and_is_lost_in_the_same_instant(
+    relayed: Relayed,
+) -> None:
+    # What a backend does that PostgreSQL ends because another one crashed, while its client's next query is on its way.
+    await send(relayed.client, b"query")
+    await asyncio.get_running_loop().sock_recv(relayed.engine, 1)
+    relayed.engine.send(b"last words")
+    reset(relayed.engine)
+    with contextlib.suppress(ConnectionResetError):
+        assert await receive_all(relayed.client) in {b"last words", b""}
+    await asyncio.wait_for(relayed.task, 20)
+
+
+async def test_session_ends_when_a_side_is_lost_while_both_directions_are_full(relayed: Relayed) -> None:
+    for sender in (relayed.client, relayed.engine):
+        await fill(sender)
+    reset(relayed.client)
+    with contextlib.suppress(ConnectionResetError):
+        await receive_all(relayed.engine)
+    await asyncio.wait_for(relayed.task, 20)
+
+
+async def fill(sender: socket.socket) -> None:
+    """Send until nothing more is taken, neither by the kernel nor by the relay."""
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(TimeoutError):
+        while True:
+            await asyncio.wait_for(loop.sock_sendall(sender, bytes(65536)), 0.2)

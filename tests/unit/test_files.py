@@ -1,5 +1,6 @@
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,14 +56,14 @@ def test_home_is_refused_when_its_path_is_too_long_for_sockets(tmp_path: Path) -
         Home(tmp_path / ("x" * 100)).ensure(ME)
 
 
-def test_home_is_refused_when_it_cannot_be_made(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
+def test_home_is_refused_when_it_cannot_be_made() -> None:
+    short = Path("/dev/null/home")
     with pytest.raises(errors.HomeUnusable, match="cannot be used"):
-        Home(tmp_path / "file" / "home").ensure(ME)
+        Home(short).ensure(ME)
 
 
-def test_home_folders_are_closed_to_others(tmp_path: Path) -> None:
-    home = Home(tmp_path / "h")
+def test_home_folders_are_closed_to_others(new_folder: Callable[[], Path]) -> None:
+    home = Home(new_folder() / "h")
     home.ensure(ME)
     home.ensure(ME)
     for folder in (home.root, home.run, home.clusters, home.templates, home.engines):
@@ -71,8 +72,9 @@ def test_home_folders_are_closed_to_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs engines as another user")
-def test_home_is_refused_when_the_engines_user_cannot_reach_it(tmp_path: Path) -> None:
-    tmp_path.chmod(0o700)
+def test_home_is_refused_when_the_engines_user_cannot_reach_it(new_folder: Callable[[], Path]) -> None:
+    folder = new_folder()
+    folder.chmod(0o700)
     nobody = Account(name="nobody", uid=65534, gid=65534)
     with pytest.raises(errors.HomeUnusable, match=r"nobody, who cannot pass through"):
-        Home(tmp_path / "h").ensure(nobody)
+        Home(folder / "h").ensure(nobody)

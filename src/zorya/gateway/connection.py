@@ -27,13 +27,13 @@ FAREWELL_TIMEOUT_S = 2.0
 log = logging.get("zorya.gateway")
 
 
-async def serve(client: socket.socket, endpoint: Endpoint, settings: Settings) -> None:
+async def serve(client: socket.socket, endpoint: Endpoint, settings: Settings, carrier: relay.Relay) -> None:
     """Serve an accepted connection until it ends, whatever ends it. Raises nothing but CancelledError.
 
     `client` is connected and non-blocking; the caller closes it afterwards. On cancellation a held client is told that
     the administrator cut it off; a relayed one just loses its connection, since any word would land inside a message.
     """
-    await _guard(client, endpoint, _serve(client, endpoint, settings))
+    await _guard(client, endpoint, _serve(client, endpoint, settings, carrier))
 
 
 async def turn_away(client: socket.socket, endpoint: Endpoint, settings: Settings) -> None:
@@ -55,10 +55,10 @@ async def _guard(client: socket.socket, endpoint: Endpoint, conversation: Corout
         await _refuse(client, refusals.INTERNAL_ERROR)
 
 
-async def _serve(client: socket.socket, endpoint: Endpoint, settings: Settings) -> None:
+async def _serve(client: socket.socket, endpoint: Endpoint, settings: Settings, carrier: relay.Relay) -> None:
     opening, rest = await _read_opening(client, settings.startup_timeout_s)
     if isinstance(opening, pgwire.Startup):
-        await _attach(client, endpoint, opening.raw + rest, settings.wake_timeout_s)
+        await _attach(client, endpoint, opening.raw + rest, settings.wake_timeout_s, carrier)
     else:
         await _answer(client, endpoint, opening)
 
@@ -125,24 +125,28 @@ async def _forward_cancel(request: pgwire.CancelRequest, endpoint: Endpoint) -> 
         log.debug("cancel request not delivered", cluster=endpoint.name, engine=str(address), error=str(error))
 
 
-async def _attach(client: socket.socket, endpoint: Endpoint, first_bytes: bytes, wake_timeout_s: float) -> None:
+async def _attach(
+    client: socket.socket, endpoint: Endpoint, first_bytes: bytes, wake_timeout_s: float, carrier: relay.Relay
+) -> None:
     """Count the client in, bring it to its engine, and return when the session is over."""
     endpoint.enter()
     try:
         match attach.decide().way:
             case attach.Way.RELAY:
-                await _relay(client, endpoint, first_bytes, wake_timeout_s)
+                await _relay(client, endpoint, first_bytes, wake_timeout_s, carrier)
     finally:
         endpoint.leave()
 
 
-async def _relay(client: socket.socket, endpoint: Endpoint, first_bytes: bytes, wake_timeout_s: float) -> None:
+async def _relay(
+    client: socket.socket, endpoint: Endpoint, first_bytes: bytes, wake_timeout_s: float, carrier: relay.Relay
+) -> None:
     engine = await _hold(client, endpoint, first_bytes, wake_timeout_s)
     if engine is None:
         log.debug("client left while it was held", cluster=endpoint.name)
         return
     with engine:
-        await relay.carry(client, engine)
+        await carrier.carry(client, engine)
 
 
 async def _hold(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from zorya.core import logging
 from zorya.core.settings import Settings
-from zorya.gateway import connection, pgwire, refusals, sockets
+from zorya.gateway import connection, pgwire, refusals, relay, sockets
 from zorya.gateway.directory import Endpoint
 
 ACCEPTS_PER_TURN = 64
@@ -67,6 +67,7 @@ class Gateway:
         self._settings = settings
         self._doors: dict[int, _Door] = {}
         self._group: asyncio.TaskGroup | None = None
+        self._relay: relay.Relay | None = None
         self._tasks: dict[int, set[asyncio.Task[None]]] = {}
         self._served = 0
         self._turned_away = 0
@@ -107,16 +108,17 @@ class Gateway:
 
     async def run(self) -> None:
         """Serve what comes in through the open ports until cancelled; then close all ports and connections."""
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            try:
-                for door in self._doors.values():
-                    self._watch(door)
-                await asyncio.get_running_loop().create_future()
-            finally:
-                for port in list(self._doors):
-                    self.close(port)
-                self._group = None
+        with contextlib.closing(relay.Relay()) as self._relay:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                try:
+                    for door in self._doors.values():
+                        self._watch(door)
+                    await asyncio.get_running_loop().create_future()
+                finally:
+                    for port in list(self._doors):
+                        self.close(port)
+                    self._group = None
 
     def _watch(self, door: _Door) -> None:
         for listener in door.listeners:
@@ -168,10 +170,12 @@ class Gateway:
 
     def _start(self, door: _Door, client: socket.socket, *, turned_away: bool) -> None:
         assert self._group is not None
-        step = connection.turn_away if turned_away else connection.serve
-        task = self._group.create_task(
-            step(client, door.endpoint, self._settings), name=f"client of {door.endpoint.name}"
-        )
+        assert self._relay is not None
+        if turned_away:
+            conversation = connection.turn_away(client, door.endpoint, self._settings)
+        else:
+            conversation = connection.serve(client, door.endpoint, self._settings, self._relay)
+        task = self._group.create_task(conversation, name=f"client of {door.endpoint.name}")
         self._tasks.setdefault(door.port, set()).add(task)
         task.add_done_callback(functools.partial(self._forget, door.port, client, turned_away=turned_away))
 
