@@ -222,11 +222,12 @@ class ClusterOwner:
         """Look after the cluster until it is deleted, or until cancelled: then its engine goes on without an owner."""
         await self._take_over()
         while True:
+            async with self._settled:
+                self._settled.notify_all()
+            # From here to the step itself nothing is awaited, so that the decision still holds when it is acted on.
             self._changed.clear()
             decision = lifecycle.decide(self._situation())
             self._note_operation(decision.action)
-            async with self._settled:
-                self._settled.notify_all()
             if decision.action is Action.END:
                 return
             if decision.action is Action.REST:
