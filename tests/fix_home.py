@@ -5,12 +5,13 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from harness import running
+from harness import Server, running
 from waiting import wait_until
 from zorya.core import account
 
@@ -68,18 +69,32 @@ def templates() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+def prepare_home(folder: Path, templates: Path) -> Path:
+    """Answer a home in `folder` that no server has been started on yet, but that has the templates."""
+    home = folder / "home"
+    home.mkdir(mode=0o711)
+    for shared in ("templates", "engines"):
+        subprocess.run(["cp", "--archive", "--reflink=auto", str(templates / shared), str(home)], check=True)
+    return home
+
+
+@contextmanager
+def running_for_a_file(templates: Path) -> Iterator[Server]:
+    """Run a server for all tests of a file. Fixtures for single tests come too late to prepare the environment."""
+    folder = make_folder()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            clear_environment(patch)
+            with running(prepare_home(folder, templates)) as started:
+                yield started
+    finally:
+        shutil.rmtree(folder)
+
+
 @pytest.fixture
 def new_home(new_folder: Callable[[], Path], templates: Path) -> Callable[[], Path]:
     """Make homes that no server has been started on yet, but that have the templates."""
-
-    def make() -> Path:
-        home = new_folder() / "home"
-        home.mkdir(mode=0o711)
-        for shared in ("templates", "engines"):
-            subprocess.run(["cp", "--archive", "--reflink=auto", str(templates / shared), str(home)], check=True)
-        return home
-
-    return make
+    return lambda: prepare_home(new_folder(), templates)
 
 
 @pytest.fixture
@@ -94,9 +109,13 @@ def engine_account() -> account.Account:
     return account.ensure("zorya")
 
 
-@pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+def clear_environment(patch: pytest.MonkeyPatch) -> None:
     """Keep the developer's own ZORYA_* and PG* variables out of the tests."""
     for name in list(os.environ):
         if name.startswith(("ZORYA_", "PG")):
-            monkeypatch.delenv(name)
+            patch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    clear_environment(monkeypatch)

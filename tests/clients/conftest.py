@@ -1,6 +1,5 @@
 """One server for each file of tests, with cluster "main" asleep: the file's first client wakes it."""
 
-import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -8,30 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from fix_home import make_folder
-from harness import Server, running
+from fix_home import running_for_a_file
+from harness import Server
 from zorya.engines.postgres import installations
 
 
 @pytest.fixture(scope="module")
 def server(templates: Path) -> Iterator[Server]:
     """A server whose cluster "main" sleeps when the file's first test begins, and starts once for all of them."""
-    folder = make_folder()
-    home = folder / "home"
-    home.mkdir(mode=0o711)
-    try:
-        for shared in ("templates", "engines"):
-            subprocess.run(["cp", "--archive", "--reflink=auto", str(templates / shared), str(home)], check=True)
-        with pytest.MonkeyPatch.context() as patch:
-            for name in list(os.environ):
-                if name.startswith(("ZORYA_", "PG")):
-                    patch.delenv(name)
-            with running(home) as started:
-                assert started.show()["compute"] == "stopped"
-                yield started
-                assert started.events() in (["0170"], ["0170", "0147", "0148"])
-    finally:
-        shutil.rmtree(folder)
+    with running_for_a_file(templates) as started:
+        assert started.show()["compute"] == "stopped"
+        yield started
+        assert started.events() in (["0170"], ["0170", "0147", "0148"])
 
 
 @pytest.fixture(scope="module")

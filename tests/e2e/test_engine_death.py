@@ -142,9 +142,9 @@ def odd_postgres(new_folder: Callable[[], Path]) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def replace_postgres(folder: Path, script: str) -> None:
-    """Put a shell script in place of `postgres`; $REAL is the real one."""
-    program = folder / "bin" / "postgres"
+def replace_postgres(folder: Path, script: str, *, name: str = "postgres") -> None:
+    """Put a shell script in place of `postgres`, or of another of its programs; $REAL is the real one."""
+    program = folder / "bin" / name
     real = program.resolve()
     program.unlink()
     program.write_text(f"#!/bin/sh\nREAL={real}\n{script}\n")
@@ -206,10 +206,15 @@ def test_engine_that_does_not_stop_is_stopped_by_force(home: Path) -> None:
         assert server.query("SELECT n FROM t") == [(7,)]
 
 
-def test_nothing_is_kept_when_the_data_folder_cannot_be_made(home: Path, odd_postgres: Path) -> None:
+@pytest.mark.parametrize(
+    ("program", "step"), [("pg_resetwal", "*--pgdata*"), ("postgres", "*--single*"), ("initdb", "*--sync-only*")]
+)
+def test_nothing_is_kept_when_the_engine_is_killed_at_any_step_of_create(
+    home: Path, odd_postgres: Path, program: str, step: str
+) -> None:
     with running(home, ZORYA_POSTGRES=str(odd_postgres)) as server:
         server.allow("create failed")
-        replace_postgres(odd_postgres, 'case "$*" in *--single*) kill -9 $$;; esac; exec $REAL "$@"')
+        replace_postgres(odd_postgres, f'case "$*" in {step}) kill -9 $$;; esac; exec $REAL "$@"', name=program)
         refused = server.cli("create", "shop")
         assert refused.returncode == 1
         assert "could not make the data" in refused.stderr

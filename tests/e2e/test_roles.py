@@ -1,8 +1,6 @@
 """What a cluster's own user may do and may not, on every installed major version."""
 
 import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +9,8 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from fix_home import make_folder
-from harness import Server, running
+from fix_home import running_for_a_file
+from harness import Server
 from zorya.engines.postgres import installations
 
 MAJORS = sorted({one.major for one in installations.find(None)})
@@ -44,20 +42,8 @@ class Tenant:
 @pytest.fixture(scope="module")
 def shared_server(templates: Path) -> Iterator[Server]:
     """A server for all tests of this file: they try to break out, not to break."""
-    folder = make_folder()
-    home = folder / "home"
-    home.mkdir(mode=0o711)
-    try:
-        for shared in ("templates", "engines"):
-            subprocess.run(["cp", "--archive", "--reflink=auto", str(templates / shared), str(home)], check=True)
-        with pytest.MonkeyPatch.context() as patch:
-            for name in list(os.environ):
-                if name.startswith(("ZORYA_", "PG")):
-                    patch.delenv(name)
-            with running(home) as started:
-                yield started
-    finally:
-        shutil.rmtree(folder)
+    with running_for_a_file(templates) as started:
+        yield started
 
 
 @pytest.fixture(scope="module", params=MAJORS)
