@@ -30,14 +30,14 @@ bench: $(VENV)/.for-test ## Measure, as ratios within one run
 	@$(BIN)/python -m bench
 
 clean: ## Remove what the other targets made in this checkout
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis bench/results tests/clients/node/node_modules
+	rm -rf $(VENV) src/zorya/engines/handoff.so .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis bench/results tests/clients/node/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/.for-use: pyproject.toml scripts/make-venv
+$(VENV)/.for-use: pyproject.toml hatch_build.py native/handoff.c scripts/make-venv
 	@scripts/make-venv $(VENV) ""
 	@touch $@
 
-$(VENV)/.for-test: pyproject.toml scripts/make-venv scripts/install-for
-	@scripts/make-venv $(VENV) "[test]"
+$(VENV)/.for-test: pyproject.toml hatch_build.py native/handoff.c scripts/make-venv scripts/install-for
 	@scripts/install-for test
+	@scripts/make-venv $(VENV) "[test]"
 	@touch $@ $(VENV)/.for-use
