@@ -37,11 +37,18 @@ class ServerControl(Protocol):
     def default_pause_after_s(self) -> int | None:
         """The delay of a cluster that is created without one; None is never."""
 
+    @property
+    def default_freeze_after_s(self) -> float | None:
+        """The quiet time of a cluster that is created without one; None is never."""
+
     def status(self) -> ServerStatus:
         """Answer what the server is doing now."""
 
     async def doctor(self) -> Sequence[Finding]:
         """Examine the host."""
 
-    def stop(self) -> None:
-        """Begin to put every cluster to sleep and then end the server. Returns at once; may be repeated."""
+    def stop(self, *, leave_running: bool) -> None:
+        """Begin to put every cluster to sleep and then end the server. Returns at once; may be repeated.
+
+        With `leave_running` the engines and their sessions go on instead, for the next server to take over.
+        """

@@ -26,6 +26,7 @@ class ClusterRecord:
     min_capacity: float
     max_capacity: float
     pause_after_s: int | None
+    freeze_after_s: float | None
     username: str
     password: Secret
     database: str

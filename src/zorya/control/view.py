@@ -31,24 +31,26 @@ class ClusterView:
     reason: str
     """Why the cluster is in this state, as a sentence."""
     capacity: float
-    """ACUs in use now; 0 while stopped."""
+    """ACUs in use now; 0 while stopped or frozen."""
     min_capacity: float
     max_capacity: float
     pause_after_s: int | None
     """None is never."""
-    freeze_after_s: int | None
+    freeze_after_s: float | None
     """None is never."""
     endpoint: Address
     endpoint_problem: str
     """Why the endpoint does not listen; empty when it does."""
     attach: str
-    """How clients reach the engine: `relay`."""
+    """How clients reach the engine: `handoff` or `relay`."""
     attach_reason: str
     username: str
     database: str
     sessions: int
     """Clients connected or waiting to be."""
     engine_pid: int | None
+    resident_bytes: int | None
+    """Memory that the engine occupies now; None where it does not run or the host does not tell."""
     engine_log: str
     """Path of the engine's log on the server's host."""
     pauses_in_s: float | None
@@ -82,6 +84,7 @@ class CreateRequest:
     min_capacity: float
     max_capacity: float
     pause_after_s: int | None
+    freeze_after_s: float | None
     port: int | None
     """None takes a free one of the configured range."""
 

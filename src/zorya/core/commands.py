@@ -31,8 +31,15 @@ async def run(argv: Sequence[str | Path], *, account: Account, stdin: str = "", 
     return await asyncio.to_thread(run_blocking, argv, account=account, stdin=stdin, timeout_s=timeout_s)
 
 
-def run_blocking(argv: Sequence[str | Path], *, account: Account, stdin: str = "", timeout_s: float = 300) -> str:
-    """Do what `run` does, blocking the caller."""
+def run_blocking(
+    argv: Sequence[str | Path],
+    *,
+    account: Account | None,
+    stdin: str = "",
+    env: Mapping[str, str] | None = None,
+    timeout_s: float = 300,
+) -> str:
+    """Do what `run` does, blocking the caller. No account is the present user; `env` adds to ENVIRONMENT."""
     try:
         done = subprocess.run(
             [str(part) for part in argv],
@@ -44,10 +51,10 @@ def run_blocking(argv: Sequence[str | Path], *, account: Account, stdin: str = "
             timeout=timeout_s,
             check=False,
             cwd="/",
-            env=dict(ENVIRONMENT),
+            env={**ENVIRONMENT, **(env or {})},
             start_new_session=True,
             umask=0o077,
-            **account.switch(),
+            **(account.switch() if account is not None else {}),
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CommandFailed(argv, type(error).__name__, str(error)) from error

@@ -24,6 +24,7 @@
     │   ├── StartFailed
     │   ├── WakeTimeout
     │   ├── NotReady
+    │   ├── FreezeFailed
     │   └── StopFailed
     ├── ServerUnreachable       no Zorya server answers on this home
     └── ProtocolViolation       a client sent what its protocol does not allow
@@ -206,6 +207,12 @@ class NotReady(EngineProblem):
     """The engine is starting, recovering or stopping, and takes no connection now."""
 
     code = "not_ready"
+
+
+class FreezeFailed(EngineProblem):
+    """The engine's processes could not all be frozen; they all run."""
+
+    code = "freeze_failed"
 
 
 class StopFailed(EngineProblem):

@@ -18,6 +18,16 @@ class ClusterFolders:
     log: Path
     socket: Path
 
+    @property
+    def inlet(self) -> Path:
+        """The socket at which a running engine takes clients' connections from Zorya."""
+        return self.socket / "inlet"
+
+    @property
+    def given_up(self) -> Path:
+        """The folder of the listening socket that the engine gives up for the inlet."""
+        return self.socket / "handoff"
+
 
 @dataclass(frozen=True, slots=True)
 class Home:
@@ -91,7 +101,7 @@ class Home:
 
         Raises HomeUnusable when the home cannot be made, read, written or reached by the engines' account.
         """
-        longest = self.run / "12345678" / ".s.PGSQL.65535"
+        longest = self.run / "12345678" / "handoff" / ".s.PGSQL.65535"
         if len(os.fsencode(longest)) > files.MAX_SOCKET_PATH:
             raise errors.HomeUnusable(
                 f"The home {self.root} has too long a path: a Unix socket's may have {files.MAX_SOCKET_PATH} bytes.",

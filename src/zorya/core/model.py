@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 
 class EngineKind(StrEnum):
@@ -31,6 +32,7 @@ class Compute(StrEnum):
     STOPPED = "stopped"
     RESUMING = "resuming"
     RUNNING = "running"
+    FROZEN = "frozen"
     PAUSING = "pausing"
     FAILED = "failed"
 
@@ -56,6 +58,25 @@ class Address:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Handoff:
+    """Whether an engine takes clients' connections from Zorya, and where."""
+
+    inlet: Path | None
+    """The datagram socket that native/handoff.c opens in the engine; None where clients cannot be handed over."""
+    reason: str
+    """Why, as a sentence for the operator."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entrance:
+    """How clients get into an engine that is up."""
+
+    address: Address
+    """Where it listens on this host, for the relay."""
+    handoff: Handoff
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,6 +21,7 @@ from zorya.core import errors
 
 ENV_PREFIX = "ZORYA_"
 FILE_NAME = "zorya.toml"
+SHORTEST_DELAY_S = 0.01
 NOT_SETTINGS = frozenset({"ZORYA_HOME", "ZORYA_FAILPOINTS", "ZORYA_FAILPOINT_RELEASE"})
 
 
@@ -34,6 +35,19 @@ def parse_delay(value: object) -> int | None:
         seconds = 0
     if seconds < 1:
         raise ValueError("must be a whole number of seconds, at least 1, or 'never'")
+    return seconds
+
+
+def parse_short_delay(value: object) -> float | None:
+    """Read a delay: seconds of at least SHORTEST_DELAY_S, with a fraction or without, or `never` (None)."""
+    if value is None or value == "never":
+        return None
+    try:
+        seconds = float(str(value))
+    except ValueError:
+        seconds = 0
+    if not SHORTEST_DELAY_S <= seconds < float("inf"):
+        raise ValueError(f"must be seconds, at least {SHORTEST_DELAY_S}, or 'never'")
     return seconds
 
 
@@ -72,6 +86,28 @@ class Settings(BaseSettings):
         default=300,
         description="Seconds without a client session after which a new cluster pauses, at least 1, or `never`. "
         "A cluster's own value is chosen at its creation.",
+    )
+    freeze_after: Annotated[float | None, BeforeValidator(parse_short_delay)] = Field(
+        default=10,
+        description="Seconds of quiet after which a new cluster freezes, at least 0.01, or `never`. "
+        "A cluster's own value is chosen at its creation.",
+    )
+    reclaim_after_s: float = Field(
+        default=60,
+        gt=0,
+        description="How long a cluster is frozen before its page cache and idle memory are given back to the host, "
+        "where the host can do that.",
+    )
+    attach: Literal["handoff", "relay"] = Field(
+        default="handoff",
+        description="How clients reach their engine: `handoff` gives it the connection itself and relays only where "
+        "that cannot be done; `relay` always carries the bytes through the server.",
+    )
+    keep_endpoints_s: float = Field(
+        default=60,
+        ge=0,
+        description="How long endpoints go on accepting connections after the server has ended without stopping its "
+        "engines: clients then wait for the next server. After it they are refused.",
     )
     wake_timeout_s: float = Field(
         default=30, gt=0, le=3600, description="How long a client waits for a starting engine before it gets an error."

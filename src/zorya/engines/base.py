@@ -1,7 +1,7 @@
 """What Zorya needs of a database engine. One implementation a kind; they do not know of each other."""
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -48,6 +48,8 @@ class Instance:
     username: str
     database: str
     max_capacity: float
+    library: Path | None
+    """native/handoff.c, to be preloaded; None where clients are relayed."""
 
 
 class Phase(StrEnum):
@@ -65,6 +67,39 @@ class Readiness:
     phase: Phase
     address: Address | None
     """Where it takes clients' connections over TCP; None until it is ready."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Activity:
+    """What a running engine does at one moment."""
+
+    sessions: frozenset[int]
+    """The processes that serve clients' sessions, Zorya's own not among them."""
+    newcomers: int
+    """Clients that are not in a session yet: being let in, or turned away."""
+    unwatchable: int
+    """Sessions of this host's administrator, which came in beside the endpoint and whose input cannot be watched."""
+    busy: str
+    """What works, as a sentence; empty when every session is idle, outside a transaction, and the engine rests."""
+    mark: str
+    """A text that changes when a session begins, ends or does something."""
+    log_position: int
+    """How much log has been written, in bytes."""
+    log_flushed: bool
+    """Whether all of it is on the disk."""
+
+
+class Watcher(Protocol):
+    """Asks one running engine what it does, cheaply and often."""
+
+    async def observe(self, pids: Iterable[int], first: int) -> Activity:
+        """Answer what the engine does. `pids` are its processes, `first` the first of them.
+
+        `pids` must have been listed before the call. Raises NotReady and EngineProblem; may be repeated then.
+        """
+
+    async def close(self) -> None:
+        """Let the engine go. May be repeated."""
 
 
 class Engine(Protocol):
@@ -107,16 +142,13 @@ class Engine(Protocol):
     def readiness(self, folders: ClusterFolders, pid: int) -> Readiness:
         """Answer how far the live process `pid` is. Reads one small file; never blocks for long."""
 
-    async def count_sessions(self, folders: ClusterFolders) -> int:
-        """Answer how many client sessions the running engine has, Zorya's own not counted.
-
-        Raises NotReady while it starts, recovers or stops, EngineProblem when it does not answer.
-        """
+    def watcher(self, folders: ClusterFolders) -> Watcher:
+        """Answer what asks the engine that runs there. Raises EngineProblem when it does not say where it listens."""
 
     async def checkpoint(self, folders: ClusterFolders) -> None:
         """Write all changed pages while sessions may still work, so that the stop that follows is short.
 
-        Raises NotReady and EngineProblem as `count_sessions` does.
+        Raises NotReady while it starts, recovers or stops, EngineProblem when it does not answer.
         """
 
     def explain_exit(self, log: str) -> str:

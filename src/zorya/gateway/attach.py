@@ -3,10 +3,14 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from zorya.core.model import Handoff
+
 
 class Way(StrEnum):
     """The ways to attach; the value is what `show` prints as `attach`."""
 
+    HANDOFF = "handoff"
+    """The engine gets the client's connection itself, and Zorya has nothing more to do with it."""
     RELAY = "relay"
     """The gateway carries the bytes between the client's connection and one of its own to the engine."""
 
@@ -20,6 +24,16 @@ class Choice:
     """A sentence for the operator; `show` prints it as `attach_reason`."""
 
 
-def decide() -> Choice:
-    """Choose the way for one connection. So far no connection differs, so it is also what holds for an endpoint."""
-    return Choice(way=Way.RELAY, reason="The relay is the only way to attach that this version has.")
+def decide(handoff: Handoff, *, relay_only: bool, failure: str) -> Choice:
+    """Choose the way for one connection.
+
+    `relay_only` is what the setting `attach` says; `failure` is why an attempt to hand this client over failed, empty
+    before there was one.
+    """
+    if relay_only:
+        return Choice(way=Way.RELAY, reason="The setting attach says so.")
+    if handoff.inlet is None:
+        return Choice(way=Way.RELAY, reason=handoff.reason)
+    if failure:
+        return Choice(way=Way.RELAY, reason=f"Handing it over failed: {failure}.")
+    return Choice(way=Way.HANDOFF, reason=handoff.reason)

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from zorya.core.model import Address
+from zorya.core.model import Address, Entrance
 
 
 class Endpoint(Protocol):
@@ -18,13 +18,19 @@ class Endpoint(Protocol):
     def leave(self) -> None:
         """Count the client out. Exactly once for each `enter`."""
 
-    async def wake(self) -> Address:
-        """Answer the address of the running engine, starting the engine if need be. Never blocks when it runs.
+    def handed_over(self) -> None:
+        """Note that the engine itself has the client now. Between its `enter` and its `leave`."""
+
+    async def wake(self) -> Entrance:
+        """Answer how to get into the engine, once it is up: started or thawed if need be. Never blocks when it runs.
 
         Must be called between `enter` and `leave`. May be called by any number of clients at once: one start serves
         all. Raises WakeTimeout after the configured deadline (the start goes on), StartFailed when the engine cannot
         start, and ClusterNotFound when the cluster is being deleted.
         """
 
+    def entrance(self) -> Entrance | None:
+        """Answer how to get into the engine if it is up, be it frozen; else None. Never wakes, never blocks."""
+
     def running_address(self) -> Address | None:
-        """Answer the address of the engine if it runs now, else None. Never wakes, never blocks."""
+        """Answer where the engine listens if it runs and is not frozen, else None. Never wakes, never blocks."""

@@ -21,6 +21,9 @@ MAX_PACKET_BYTES = 4 + 10_000
 ENCRYPTION_REFUSED = b"N"
 """The answer to SslRequest and GssRequest: the client may go on without encryption."""
 
+ENCRYPTION_REQUEST_BYTES = 8
+"""The length of an SslRequest or GssRequest."""
+
 TLS_REFUSED = bytes.fromhex("15 0301 0002 02 28")
 """The answer to DirectTls: a TLS record with the fatal alert handshake_failure (RFC 8446, sections 5.1 and 6)."""
 
@@ -151,7 +154,7 @@ class StartupFramer:
         if code == _CANCEL_CODE:
             return _parse_cancel(packet)
         if code in (_SSL_CODE, _GSS_CODE) and code not in self._asked:
-            if len(packet) != 8:
+            if len(packet) != ENCRYPTION_REQUEST_BYTES:
                 raise errors.ProtocolViolation("invalid length of encryption request")
             self._asked.add(code)
             return SslRequest() if code == _SSL_CODE else GssRequest()

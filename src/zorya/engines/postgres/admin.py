@@ -18,37 +18,36 @@ libpq does not tell the SQLSTATE of a refused connection; the messages are in En
 """
 
 
-async def count_sessions(socket: Path, port: int) -> int:
-    """Answer the number of client sessions, Zorya's own not counted."""
-    async with _connection(socket, port) as connection:
-        cursor = await connection.execute(
-            "SELECT count(*) FROM pg_catalog.pg_stat_activity"
-            " WHERE backend_type = 'client backend' AND pid <> pg_catalog.pg_backend_pid()"
-        )
-        row = await cursor.fetchone()
-        return int(row[0]) if row else 0
-
-
 async def checkpoint(socket: Path, port: int) -> None:
     """Write all changed pages. Takes as long as there is to write; if the caller is cancelled, it is cancelled."""
     async with _connection(socket, port) as connection:
         await connection.execute("CHECKPOINT")
 
 
+async def connect(socket: Path, port: int) -> psycopg.AsyncConnection:
+    """Answer a new connection. Raises psycopg.Error; see `explain`."""
+    return await psycopg.AsyncConnection.connect(
+        host=str(socket),
+        port=port,
+        user=configuration.ADMIN,
+        dbname="postgres",
+        application_name="zorya",
+        connect_timeout=CONNECT_TIMEOUT_S,
+        autocommit=True,
+    )
+
+
+def explain(error: psycopg.Error) -> errors.EngineProblem:
+    """Answer the error of the tree: NotReady where the engine says that it takes nobody now, else EngineProblem."""
+    if _CANNOT_CONNECT_NOW in str(error):
+        return errors.NotReady(f"The engine takes no connections now: {error}.")
+    return errors.EngineProblem(f"The engine does not answer its administrator: {error}.")
+
+
 @asynccontextmanager
 async def _connection(socket: Path, port: int) -> AsyncIterator[psycopg.AsyncConnection]:
     try:
-        async with await psycopg.AsyncConnection.connect(
-            host=str(socket),
-            port=port,
-            user=configuration.ADMIN,
-            dbname="postgres",
-            application_name="zorya",
-            connect_timeout=CONNECT_TIMEOUT_S,
-            autocommit=True,
-        ) as connection:
+        async with await connect(socket, port) as connection:
             yield connection
     except psycopg.Error as error:
-        if _CANNOT_CONNECT_NOW in str(error):
-            raise errors.NotReady(f"The engine takes no connections now: {error}.") from error
-        raise errors.EngineProblem(f"The engine does not answer its administrator: {error}.") from error
+        raise explain(error) from error

@@ -4,7 +4,7 @@ They stand outside the data folder, are Zorya's own and are written anew before 
 are given on the command line, since they belong to one start.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ADMIN = "zorya_admin"
@@ -35,12 +35,12 @@ def sizes(max_capacity: float) -> dict[str, str]:
     }
 
 
-def render_settings(*, cluster: str, conf: Path, socket: Path, max_capacity: float) -> str:
-    """Answer the settings file."""
+def render_settings(*, cluster: str, conf: Path, sockets: Sequence[Path], max_capacity: float) -> str:
+    """Answer the settings file. `sockets` are the folders of the engine's Unix sockets."""
     settings: Mapping[str, str] = {
         "cluster_name": _quote(cluster),
         "listen_addresses": "'127.0.0.1'",
-        "unix_socket_directories": _quote(str(socket)),
+        "unix_socket_directories": _quote(", ".join(f'"{folder}"' for folder in sockets)),
         "unix_socket_permissions": "0700",
         "hba_file": _quote(str(conf / ACCESS_FILE)),
         "ident_file": _quote(str(conf / IDENTITY_FILE)),

@@ -10,8 +10,9 @@ from zorya.core import commands, errors, files
 from zorya.core.account import Account
 from zorya.core.home import ClusterFolders, Home
 from zorya.core.model import Address, EngineKind, Secret
+from zorya.engines import handoff
 from zorya.engines.base import Installation, Instance, Phase, Readiness
-from zorya.engines.postgres import admin, configuration, data_folder, installations, lockfile
+from zorya.engines.postgres import activity, admin, configuration, data_folder, installations, lockfile
 
 
 class Postgres:
@@ -76,7 +77,10 @@ class Postgres:
         """See Engine.write_configuration."""
         conf = instance.folders.conf
         settings = configuration.render_settings(
-            cluster=instance.cluster, conf=conf, socket=instance.folders.socket, max_capacity=instance.max_capacity
+            cluster=instance.cluster,
+            conf=conf,
+            sockets=[instance.folders.socket, *([instance.folders.given_up] if instance.library else [])],
+            max_capacity=instance.max_capacity,
         )
         with files.disk_errors("Writing the engine's configuration", conf):
             files.ensure_folder(conf, mode=0o750, group=instance.account)
@@ -99,7 +103,12 @@ class Postgres:
             "-p",
             str(port),
         ]
-        return argv, commands.ENVIRONMENT
+        if instance.library is None:
+            return argv, commands.ENVIRONMENT
+        preload = handoff.environment(
+            instance.library, folders=folders, listener=str(folders.given_up / f".s.PGSQL.{port}")
+        )
+        return argv, {**commands.ENVIRONMENT, **preload}
 
     def recorded_pid(self, folders: ClusterFolders) -> int | None:
         """See Engine.recorded_pid."""
@@ -122,9 +131,9 @@ class Postgres:
             return Readiness(phase=Phase.READY, address=address)
         return Readiness(phase=Phase.STARTING, address=None)
 
-    async def count_sessions(self, folders: ClusterFolders) -> int:
-        """See Engine.count_sessions."""
-        return await admin.count_sessions(folders.socket, _port(folders))
+    def watcher(self, folders: ClusterFolders) -> activity.Watcher:
+        """See Engine.watcher."""
+        return activity.Watcher(folders.socket, _port(folders))
 
     async def checkpoint(self, folders: ClusterFolders) -> None:
         """See Engine.checkpoint."""

@@ -1,0 +1,101 @@
+"""What a running PostgreSQL is doing, asked over one connection that is kept for as long as the engine runs.
+
+`pg_stat_activity` does not show a client before it is authenticated; it is a process of the engine all the same, and
+one that the view does not list.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import cast
+
+import psycopg
+
+from zorya.core import errors
+from zorya.engines.base import Activity
+from zorya.engines.postgres import admin
+
+_PROC = Path("/proc")
+
+_QUERY = """
+WITH processes AS (
+    SELECT pid, state, state_change, backend_type, wait_event_type, client_addr,
+           backend_type IN ('client backend', 'walsender') AND pid <> pg_catalog.pg_backend_pid() AS is_session
+    FROM pg_catalog.pg_stat_activity
+)
+SELECT pg_catalog.array_agg(pid),
+       coalesce(pg_catalog.array_agg(pid) FILTER (WHERE is_session), '{}'),
+       pg_catalog.count(*) FILTER (WHERE is_session AND client_addr IS NULL),
+       pg_catalog.count(*) FILTER (WHERE is_session AND state IS DISTINCT FROM 'idle'),
+       pg_catalog.min(backend_type) FILTER (
+           WHERE backend_type NOT IN ('client backend', 'walsender') AND wait_event_type IS DISTINCT FROM 'Activity'
+       ),
+       pg_catalog.max(state_change) FILTER (WHERE is_session)::pg_catalog.text,
+       pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), '0/0')::pg_catalog.int8,
+       pg_catalog.pg_current_wal_insert_lsn() <= pg_catalog.pg_current_wal_flush_lsn()
+FROM processes
+"""
+"""A process that waits for something to do has the wait event type Activity: all of them do while the engine rests.
+
+Walsenders, parallel and autovacuum workers and a checkpoint under way do not, nor does a session that is not `idle`.
+"""
+
+_Row = tuple[list[int], list[int], int, int, str | None, str | None, int, bool]
+
+
+class Watcher:
+    """Asks one engine. Implements `engines.base.Watcher`."""
+
+    def __init__(self, socket: Path, port: int) -> None:
+        """Connect at the first question."""
+        self._socket = socket
+        self._port = port
+        self._connection: psycopg.AsyncConnection | None = None
+
+    async def observe(self, pids: Iterable[int], first: int) -> Activity:
+        """See engines.base.Watcher.observe."""
+        known = frozenset(pids) - {first}
+        listed, sessions, local, active, worker, newest, position, flushed = await self._ask()
+        newcomers = {pid for pid in known.difference(listed) if not _is_helper(pid)}
+        return Activity(
+            sessions=frozenset(sessions),
+            newcomers=len(newcomers),
+            unwatchable=local,
+            busy=_busy(active, len(newcomers), worker),
+            mark=f"{len(sessions)} {newest}",
+            log_position=position,
+            log_flushed=flushed,
+        )
+
+    async def _ask(self) -> _Row:
+        try:
+            if self._connection is None:
+                self._connection = await admin.connect(self._socket, self._port)
+            cursor = await self._connection.execute(_QUERY)
+            return cast(_Row, await cursor.fetchone())
+        except psycopg.Error as error:
+            await self.close()
+            raise admin.explain(error) from error
+        except errors.ZoryaError:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """See engines.base.Watcher.close."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+
+def _busy(active: int, newcomers: int, worker: str | None) -> str:
+    if active or newcomers:
+        return f"{active + newcomers} of its sessions work or begin."
+    return f"Its {worker} works." if worker else ""
+
+
+def _is_helper(pid: int) -> bool:
+    """Whether the process is one that the view never lists (the statistics collector of PostgreSQL 14), or is gone."""
+    try:
+        title = (_PROC / str(pid) / "cmdline").read_bytes()
+    except OSError:
+        return True
+    return not title or title.rstrip(b"\0 ").endswith(b": stats collector")

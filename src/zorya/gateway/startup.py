@@ -1,0 +1,70 @@
+"""What a client says first, looked at without being taken, so that whoever serves the client can still read it."""
+
+import asyncio
+import contextlib
+import socket
+
+from zorya.gateway import pgwire
+
+
+async def has_spoken(client: socket.socket, timeout_s: float) -> bool:
+    """Wait for the client's first byte. False for one that left, or that was silent for `timeout_s`."""
+    with contextlib.suppress(OSError):  # TimeoutError is one
+        async with asyncio.timeout(timeout_s):
+            return bool(await _peek(client, 0))
+    return False
+
+
+async def read(client: socket.socket, timeout_s: float) -> pgwire.Opening | None:
+    """Answer what the client wants. Requests for encryption are refused on the way; what follows them is left unread.
+
+    None stands for a client that left, or that took longer than `timeout_s` and deserves no more attention: PostgreSQL
+    says nothing to those either. Raises ProtocolViolation.
+    """
+    with contextlib.suppress(OSError):
+        async with asyncio.timeout(timeout_s):
+            return await _converse(client)
+    return None
+
+
+async def _converse(client: socket.socket) -> pgwire.Opening | None:
+    loop = asyncio.get_running_loop()
+    framer = pgwire.StartupFramer()
+    seen = 0
+    while True:
+        data = await _peek(client, seen)
+        if len(data) <= seen:
+            return None
+        framer.receive(data[seen:])
+        seen = len(data)
+        while event := framer.next_event():
+            if isinstance(event, pgwire.Opening):
+                return event
+            # The request is dealt with here, so nobody else may find it.
+            seen -= len(client.recv(pgwire.ENCRYPTION_REQUEST_BYTES))
+            await loop.sock_sendall(client, pgwire.ENCRYPTION_REFUSED)
+
+
+async def _peek(client: socket.socket, seen: int) -> bytes:
+    """Answer all that is unread as soon as it is more than `seen` bytes, or as the client has closed. Raises OSError."""
+    with contextlib.suppress(BlockingIOError):
+        data = client.recv(pgwire.MAX_PACKET_BYTES, socket.MSG_PEEK)
+        if len(data) != seen or not data:
+            return data
+    # Bytes that are left unread keep a socket readable: the mark tells the kernel how many would be news.
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, seen + 1)
+    try:
+        await _readable(client)
+        return client.recv(pgwire.MAX_PACKET_BYTES, socket.MSG_PEEK)
+    finally:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+
+async def _readable(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+    loop.add_reader(sock, lambda: ready.done() or ready.set_result(None))
+    try:
+        await ready
+    finally:
+        loop.remove_reader(sock)
