@@ -30,7 +30,7 @@ bench: $(VENV)/.for-test ## Measure, as ratios within one run
 	@$(BIN)/python -m bench
 
 clean: ## Remove what the other targets made in this checkout
-	rm -rf $(VENV) src/zorya/engines/handoff.so .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis bench/results tests/clients/node/node_modules
+	rm -rf $(VENV) src/zorya/engines/libhandoff.so .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis bench/results tests/clients/node/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.for-use: pyproject.toml hatch_build.py native/handoff.c scripts/make-venv

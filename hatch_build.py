@@ -1,6 +1,7 @@
 """Compiles native/handoff.c at installation where there is a C compiler; without it Zorya relays instead."""
 
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCE = "native/handoff.c"
-LIBRARY = "src/zorya/engines/handoff.so"
+LIBRARY = "src/zorya/engines/libhandoff.so.1"  # handoff.so would be imported in place of handoff.py
 OPTIONS = ["-std=c11", "-O2", "-Wall", "-Wextra", "-fPIC", "-shared", "-fvisibility=hidden", "-Wl,-z,now,-z,relro"]
 
 
@@ -28,13 +29,13 @@ class HandoffBuild(BuildHookInterface[Any]):
             build_data["infer_tag"] = True
 
     def _compile(self, root: Path) -> bool:
-        compiler = shutil.which(os.environ.get("CC", "cc"))
-        if compiler is None:
+        compiler = shlex.split(os.environ.get("CC") or "cc")  # may bring options, or a ccache in front
+        if shutil.which(compiler[0]) is None:
             self.app.display_warning("No C compiler: clients will be relayed instead of handed over.")
             return False
         partial = root / f"{LIBRARY}.partial"
         made = subprocess.run(
-            [compiler, *OPTIONS, "-o", str(partial), str(root / SOURCE)], capture_output=True, text=True, check=False
+            [*compiler, *OPTIONS, "-o", str(partial), str(root / SOURCE)], capture_output=True, text=True, check=False
         )
         if made.returncode:
             self.app.display_warning(f"Clients will be relayed: {SOURCE} was not compiled: {made.stderr.strip()}")

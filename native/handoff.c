@@ -3,8 +3,8 @@
  * The engine creates and binds a listening socket as it always does. When it calls listen() on the one that
  * ZORYA_HANDOFF_LISTENER names (the path of a Unix socket, or a TCP port), a datagram socket takes its place, bound to
  * the path ZORYA_HANDOFF_SOCKET. Zorya sends one datagram for each client: the client's address as the data, and two
- * descriptors, the client's connection and one end of a socket pair on which a single byte says that it has arrived. A
- * datagram comes whole or not at all, so no sender can keep the engine waiting. Every other socket is left alone.
+ * descriptors, the client's connection and one end of a socket pair on which a single byte says that the engine has
+ * it. A datagram comes whole or not at all, so no sender can keep the engine waiting. Other sockets are left alone.
  *
  * It fits servers that wait with select, poll or epoll and call accept or accept4: PostgreSQL, MariaDB.
  */
@@ -16,11 +16,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #define EXPORT __attribute__((visibility("default")))
+
+/* Datagrams that one accept() looks at: after one that fails PostgreSQL writes to its log and sleeps for 100 ms. */
+enum { ATTEMPTS = 16 };
 
 static char listener[sizeof(((struct sockaddr_un *)0)->sun_path)]; /* what ZORYA_HANDOFF_LISTENER says */
 static struct sockaddr_un inlet = {.sun_family = AF_UNIX};         /* where the datagrams come in */
@@ -33,9 +37,12 @@ __attribute__((constructor)) static void configure(void)
     const char *uid = getenv("ZORYA_HANDOFF_UID");
 
     if (at && path && uid && strlen(at) < sizeof listener && strlen(path) < sizeof inlet.sun_path) {
-        strcpy(listener, at);
-        strcpy(inlet.sun_path, path);
-        sender = (uid_t)strtoul(uid, NULL, 10);
+        char *end;
+        sender = (uid_t)strtoul(uid, &end, 10);
+        if (end != uid && !*end) { /* no number would otherwise be 0, which is root */
+            strcpy(listener, at);
+            strcpy(inlet.sun_path, path);
+        }
     }
     unsetenv("ZORYA_HANDOFF_LISTENER");
     unsetenv("ZORYA_HANDOFF_SOCKET");
@@ -43,20 +50,26 @@ __attribute__((constructor)) static void configure(void)
     unsetenv("LD_PRELOAD");
 }
 
-static int is_listener(int fd)
+/* Whether the socket is bound to this, the path of a Unix socket or a TCP port. Nothing is bound to an empty one. */
+static int is_bound(int fd, const char *to)
 {
-    struct sockaddr_storage bound = {0};
-    socklen_t size = sizeof bound - 1; /* the last byte stays zero: a Unix path need not end with one */
+    union {
+        struct sockaddr any;
+        struct sockaddr_un local;
+        struct sockaddr_in inet;
+        struct sockaddr_storage largest;
+    } at = {.largest = {0}};
+    socklen_t size = sizeof at - 1; /* the last byte stays zero: a Unix path need not end with one */
+    int port = atoi(to);            /* 0 for a path */
 
-    if (!listener[0] || getsockname(fd, (struct sockaddr *)&bound, &size))
+    if (!*to || getsockname(fd, &at.any, &size))
         return 0;
-    switch (bound.ss_family) {
+    switch (at.any.sa_family) {
     case AF_UNIX:
-        return !strcmp(((struct sockaddr_un *)&bound)->sun_path, listener);
+        return !strcmp(at.local.sun_path, to);
     case AF_INET:
-        return listener[0] != '/' && ntohs(((struct sockaddr_in *)&bound)->sin_port) == atoi(listener);
-    case AF_INET6:
-        return listener[0] != '/' && ntohs(((struct sockaddr_in6 *)&bound)->sin6_port) == atoi(listener);
+    case AF_INET6: /* the port is in the same place */
+        return port && ntohs(at.inet.sin_port) == port;
     }
     return 0;
 }
@@ -71,7 +84,8 @@ static int open_inlet(int fd)
     if (made < 0)
         return -1;
     unlink(inlet.sun_path);
-    if (setsockopt(made, SOL_SOCKET, SO_PASSCRED, &on, sizeof on) ||
+    /* Linux gives the path the socket's mode: there is no moment at which others than this user and root can send. */
+    if (fchmod(made, S_IRUSR | S_IWUSR) || setsockopt(made, SOL_SOCKET, SO_PASSCRED, &on, sizeof on) ||
         bind(made, (struct sockaddr *)&inlet, sizeof inlet) || fcntl(made, F_SETFL, flags) ||
         dup3(made, fd, inherited & FD_CLOEXEC ? O_CLOEXEC : 0) < 0) {
         int why = errno;
@@ -83,26 +97,30 @@ static int open_inlet(int fd)
     return 0;
 }
 
-static int is_inlet(int fd)
+/* Whether it is a TCP connection, which the engine takes for granted, and a whole address. */
+static int is_client(int fd, const struct sockaddr_storage *from, ssize_t length)
 {
-    int type = 0;
-    socklen_t size = sizeof type;
+    int domain = 0, type = 0;
+    socklen_t size = sizeof(int);
 
-    return listener[0] && !getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) && type == SOCK_DGRAM;
+    return ((from->ss_family == AF_INET && length == sizeof(struct sockaddr_in)) ||
+            (from->ss_family == AF_INET6 && length == sizeof(struct sockaddr_in6))) &&
+           !getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) && (domain == AF_INET || domain == AF_INET6) &&
+           !getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) && type == SOCK_STREAM;
 }
 
-/* Receive one datagram. Answer the client's connection, -1 with errno EAGAIN when none waits, or -1 with another errno
- * for a datagram that is not Zorya's. */
-static int receive(int fd, struct sockaddr_storage *address, socklen_t *size)
+/* Receive one datagram. Answer the client's connection, or -1 with errno EAGAIN when none waits, ECONNABORTED for one
+ * that is wrong or that Zorya has given up, EMFILE when there is no number left for its descriptors. */
+static int receive(int fd, struct sockaddr_storage *from, socklen_t *size)
 {
     union {
         char space[CMSG_SPACE(sizeof(struct ucred)) + CMSG_SPACE(2 * sizeof(int))];
         struct cmsghdr align;
     } control;
-    struct iovec data = {address, sizeof *address};
+    struct iovec data = {from, sizeof *from};
     struct msghdr message = {
         .msg_iov = &data, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
-    int given[sizeof control / sizeof(int)], count = 0, trusted = 0;
+    int given[sizeof control / sizeof(int)], count = 0, trusted = 0, cut, kept;
     ssize_t length = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 
     if (length < 0)
@@ -117,27 +135,30 @@ static int receive(int fd, struct sockaddr_storage *address, socklen_t *size)
             trusted = peer.uid == sender;
         }
     }
-    if (count == 2 && trusted && !(message.msg_flags & MSG_CTRUNC) && length >= (ssize_t)sizeof(sa_family_t)) {
-        *size = (socklen_t)length;
-        send(given[1], "", 1, MSG_NOSIGNAL | MSG_DONTWAIT);
-        close(given[1]);
-        return given[0];
-    }
-    while (count > 0)
-        close(given[--count]);
-    errno = ECONNABORTED;
-    return -1;
+    cut = message.msg_flags & MSG_CTRUNC; /* the kernel has closed those descriptors that it could not give */
+    /* It is the byte that passes the client on. When it cannot be sent, Zorya has taken the client back. */
+    kept = trusted && !cut && count == 2 && is_client(given[0], from, length) &&
+           send(given[1], "", 1, MSG_NOSIGNAL | MSG_DONTWAIT) == 1;
+    for (int i = kept; i < count; i++)
+        close(given[i]);
+    *size = (socklen_t)length;
+    errno = cut && count < 2 ? EMFILE : ECONNABORTED;
+    return kept ? given[0] : -1;
 }
 
 static int take(int fd, struct sockaddr *address, socklen_t *size, int flags)
 {
     struct sockaddr_storage from = {0};
     socklen_t length = 0;
-    int client = receive(fd, &from, &length);
+    int client, attempts = 0;
 
+    do
+        client = receive(fd, &from, &length);
+    while (client < 0 && errno == ECONNABORTED && ++attempts < ATTEMPTS);
     if (client < 0)
         return -1;
-    /* The connection came from an event loop; accept() answers one that blocks unless it is asked not to. */
+    /* The connection came from an event loop; accept() answers one that blocks unless it is asked not to. Not before
+     * it is the engine's: Zorya's own descriptor shares this flag, and Zorya goes on with a client that is refused. */
     fcntl(client, F_SETFL, flags & SOCK_NONBLOCK ? O_NONBLOCK : 0);
     if (!(flags & SOCK_CLOEXEC))
         fcntl(client, F_SETFD, 0);
@@ -150,12 +171,13 @@ static int take(int fd, struct sockaddr *address, socklen_t *size, int flags)
 
 EXPORT int listen(int fd, int backlog)
 {
-    return is_listener(fd) ? open_inlet(fd) : (int)syscall(SYS_listen, fd, backlog);
+    return is_bound(fd, listener) ? open_inlet(fd) : (int)syscall(SYS_listen, fd, backlog);
 }
 
 EXPORT int accept4(int fd, struct sockaddr *address, socklen_t *size, int flags)
 {
-    return is_inlet(fd) ? take(fd, address, size, flags) : (int)syscall(SYS_accept4, fd, address, size, flags);
+    return is_bound(fd, inlet.sun_path) ? take(fd, address, size, flags)
+                                        : (int)syscall(SYS_accept4, fd, address, size, flags);
 }
 
 EXPORT int accept(int fd, struct sockaddr *address, socklen_t *size)

@@ -22,6 +22,8 @@ import uvloop
 from zorya import __version__
 from zorya.api.serve import Api
 from zorya.api.server_control import ServerStatus
+from zorya.compute import group
+from zorya.compute.freezer import Way
 from zorya.control import host
 from zorya.control.catalog import Catalog
 from zorya.control.fleet import USERNAME, Fleet
@@ -33,11 +35,13 @@ from zorya.core import settings as settings_module
 from zorya.core.clock import Clock, SystemClock
 from zorya.core.findings import Finding
 from zorya.core.home import Home
-from zorya.core.model import Compute, EngineKind, Secret
+from zorya.core.model import Compute, EngineKind, Handoff, Secret
 from zorya.core.settings import Settings
+from zorya.engines import handoff
 from zorya.engines.postgres.engine import Postgres
 from zorya.gateway import attach
 from zorya.gateway.listeners import Gateway
+from zorya.keeper.client import Keeper
 
 FIRST_CLUSTER = "main"
 
@@ -110,6 +114,7 @@ class Server:
         self._started_s = clock.monotonic_s()
         self._api_port = 0
         self._by_force = False
+        self._leave_running = False
         self._main: asyncio.Task[None] | None = None
         engine = Postgres(
             home=home,
@@ -119,8 +124,8 @@ class Server:
             setting=settings.postgres,
         )
         self._installed = Installed(engine)
-        self._gateway = Gateway(settings)
-        way = attach.decide()
+        self._keeper = Keeper(home.run, log=home.keeper_log, keep_s=settings.keep_endpoints_s)
+        self._gateway = Gateway(settings, keep=self._keeper, kept=self._keeper.join())
         self._fleet = Fleet(
             settings=settings,
             catalog=catalog,
@@ -131,17 +136,25 @@ class Server:
                 engine=engine,
                 installed=self._installed,
                 account=engine_account,
+                clock=clock,
+                library=handoff.place(home, engine_account),
+                grouping=group.examine(None if settings.freezer == "auto" else Way(settings.freezer)),
                 log_max_bytes=settings.engine_log_max_bytes,
             ),
             doors=self._gateway,
-            attach=(way.way.value, way.reason),
+            guard=self._keeper,
+            attach=self._show_attach,
         )
         self._api = Api(
             server=self, clusters=self._fleet, token=_token(home), socket_path=home.api_socket, port=settings.api_port
         )
 
+    def _show_attach(self, handoff: Handoff) -> tuple[str, str]:
+        choice = attach.decide(handoff, relay_only=self._settings.attach == "relay", failure="")
+        return choice.way.value, choice.reason
+
     async def run(self) -> None:
-        """Serve until stopped; every cluster sleeps when this returns, unless it was ended by force."""
+        """Serve until stopped; every cluster sleeps when this returns, unless engines were to be left running."""
         self._main = asyncio.current_task()
         try:
             await self._serve()
@@ -150,7 +163,9 @@ class Server:
                 raise
         finally:
             self._home.api_address.unlink(missing_ok=True)
-        _log.info("server is down", by_force=self._by_force)
+            if not self._leave_running:
+                self._keeper.dismiss()
+        _log.info("server is down", engines_left_running=self._leave_running)
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
@@ -162,6 +177,7 @@ class Server:
             tasks = [
                 rooms.create_task(self._gateway.run(), name="gateway"),
                 rooms.create_task(self._fleet.run(), name="fleet"),
+                rooms.create_task(self._keeper.run(), name="keeper"),
             ]
             await self._fleet.started()
             await self._create_first_cluster()
@@ -172,8 +188,9 @@ class Server:
             self._on_ready()
             _log.info("server is up", home=str(self._home.root), pid=os.getpid(), version=__version__)
             await self._stop_asked.wait()
-            self._on_stopping(sum(cluster.compute is not Compute.STOPPED for cluster in self._fleet.all()))
-            await self._fleet.put_all_to_sleep()
+            if not self._leave_running:
+                self._on_stopping(sum(cluster.compute is not Compute.STOPPED for cluster in self._fleet.all()))
+                await self._fleet.put_all_to_sleep()
             for task in tasks:
                 task.cancel()
 
@@ -188,6 +205,7 @@ class Server:
                 min_capacity=0.5,
                 max_capacity=4,
                 pause_after_s=self._settings.pause_after,
+                freeze_after_s=self._settings.freeze_after,
                 port=None,
             )
         )
@@ -196,9 +214,15 @@ class Server:
         if self._stop_asked.is_set():
             _log.warning("ended by a second signal; engines go on and are taken over at the next start")
             self._by_force = True
+            self._leave_engines()
             if self._main is not None:
                 self._main.cancel()
         self._stop_asked.set()
+
+    def _leave_engines(self) -> None:
+        """Let engines go on without this server; from here on the keeper holds what it has, whatever is closed here."""
+        self._leave_running = True
+        self._keeper.abandon()
 
     def _write_api_address(self) -> None:
         text = json.dumps({"url": f"http://127.0.0.1:{self._api_port}", "pid": os.getpid()})
@@ -210,6 +234,11 @@ class Server:
     def default_pause_after_s(self) -> int | None:
         """See ServerControl.default_pause_after_s."""
         return self._settings.pause_after
+
+    @property
+    def default_freeze_after_s(self) -> float | None:
+        """See ServerControl.default_freeze_after_s."""
+        return self._settings.freeze_after
 
     def status(self) -> ServerStatus:
         """See ServerControl.status."""
@@ -232,8 +261,10 @@ class Server:
         """See ServerControl.doctor."""
         return await asyncio.to_thread(host.examine, self._home, self._settings)
 
-    def stop(self) -> None:
-        """See ServerControl.stop."""
+    def stop(self, *, leave_running: bool) -> None:
+        """See ServerControl.stop. The first request counts."""
+        if leave_running and not self._stop_asked.is_set():
+            self._leave_engines()
         self._stop_asked.set()
 
 

@@ -75,7 +75,16 @@ class FakeClusters:
 
     async def resume(self, name: str) -> ClusterView:
         cluster = self.get(name)
-        self.put(replace(cluster, compute=Compute.RUNNING, capacity=0.5, engine_pid=77, reason="It was asked to."))
+        self.put(
+            replace(
+                cluster,
+                compute=Compute.RUNNING,
+                capacity=0.5,
+                engine_pid=77,
+                resident_bytes=43_302_912,
+                reason="It was asked to.",
+            )
+        )
         await self.happen(cluster.name, "The cluster is resumed.")
         return self.get(name)
 
@@ -83,7 +92,17 @@ class FakeClusters:
         cluster = self.get(name)
         if cluster.sessions and not force:
             raise errors.ClusterBusy(f"Cluster {cluster.name} has an open session.", hint="End it, or use --force.")
-        self.put(replace(cluster, compute=Compute.STOPPED, capacity=0, sessions=0, engine_pid=None, reason="Paused."))
+        self.put(
+            replace(
+                cluster,
+                compute=Compute.STOPPED,
+                capacity=0,
+                sessions=0,
+                engine_pid=None,
+                resident_bytes=None,
+                reason="Paused.",
+            )
+        )
         await self.happen(cluster.name, "The cluster is paused.")
         return self.get(name)
 
@@ -128,8 +147,11 @@ class FakeServer:
     def __init__(self, home: Path, clusters: FakeClusters) -> None:
         self.is_ready = asyncio.Event()
         self.stopping = asyncio.Event()
+        self.left_running = False
+        """What the last stop was told."""
         self.api_port = 0
         self.default_pause_after_s: int | None = 300
+        self.default_freeze_after_s: float | None = 10.0
         self.findings = [
             Finding(name="PostgreSQL", state=FindingState.OK, found="PostgreSQL 17.10 is there.", advice=""),
             Finding(name="cgroup", state=FindingState.WARNING, found="No cgroup is delegated.", advice="Delegate one."),
@@ -155,7 +177,8 @@ class FakeServer:
     async def doctor(self) -> Sequence[Finding]:
         return self.findings
 
-    def stop(self) -> None:
+    def stop(self, *, leave_running: bool) -> None:
+        self.left_running = leave_running
         self.stopping.set()
 
     def ready(self, port: int) -> None:
@@ -179,15 +202,16 @@ def make_cluster(name: str, request: CreateRequest) -> ClusterView:
         min_capacity=request.min_capacity,
         max_capacity=request.max_capacity,
         pause_after_s=request.pause_after_s,
-        freeze_after_s=None,
+        freeze_after_s=request.freeze_after_s,
         endpoint=Address(host="127.0.0.1", port=request.port or 7400),
         endpoint_problem="",
-        attach="relay",
-        attach_reason="The relay serves every session.",
+        attach="handoff",
+        attach_reason="Engines take clients' connections themselves.",
         username="zorya",
         database=name,
         sessions=0,
         engine_pid=None,
+        resident_bytes=None,
         engine_log="/home/of/the/test/engine.log",
         pauses_in_s=None,
         operation=None,
@@ -204,6 +228,7 @@ def a_request(name: str) -> CreateRequest:
         min_capacity=0.5,
         max_capacity=4,
         pause_after_s=300,
+        freeze_after_s=10.0,
         port=None,
     )
 
@@ -216,6 +241,7 @@ def a_busy_cluster(name: str) -> ClusterView:
         capacity=0.5,
         sessions=1,
         engine_pid=4242,
+        resident_bytes=43_302_912,
         pauses_in_s=250.0,
         reason="User \x1b[2Jmallory\nconnected.",
         endpoint=Address(host="::1", port=7401),
@@ -224,10 +250,24 @@ def a_busy_cluster(name: str) -> ClusterView:
     )
 
 
+def a_frozen_cluster(name: str) -> ClusterView:
+    """Answer a frozen cluster that keeps two sessions, with a short delay."""
+    return replace(
+        make_cluster(name, a_request(name)),
+        compute=Compute.FROZEN,
+        reason="Quiet for 0.05 s.",
+        freeze_after_s=0.05,
+        sessions=2,
+        engine_pid=4243,
+        resident_bytes=5_347_738,
+    )
+
+
 async def _serve(home: Path) -> None:
     clusters = FakeClusters()
     await clusters.create(a_request("main"))
     clusters.put(a_busy_cluster("busy"))
+    clusters.put(a_frozen_cluster("cold"))
     await clusters.happen("busy", "User \x1b[2Jmallory\nwas refused.")
     server = FakeServer(home, clusters)
     api = Api(server=server, clusters=clusters, token=TOKEN, socket_path=home / "run" / "zorya.sock", port=0)
@@ -237,6 +277,7 @@ async def _serve(home: Path) -> None:
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         await server.stopping.wait()
+        sys.stdout.write("left running\n" if server.left_running else "put to sleep\n")
         serving.cancel()
 
 

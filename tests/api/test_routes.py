@@ -6,7 +6,7 @@ import httpx
 import pytest
 import structlog
 
-from api.fakes import a_busy_cluster, a_request
+from api.fakes import a_busy_cluster, a_frozen_cluster, a_request
 from api.served import Served
 from zorya.api import schemas
 from zorya.control.view import CreateRequest
@@ -29,8 +29,17 @@ async def test_create_answers_the_cluster_when_only_a_name_is_given(served: Serv
 
 
 async def test_create_hands_control_every_choice_when_all_are_given(served: Served) -> None:
-    body = {"name": "a", "version": "16", "min_capacity": 1, "max_capacity": 8, "pause_after": 60, "port": 7500}
-    await served.unix.post("/v1/clusters", json={**body, "engine": "postgres"})
+    body = {
+        "name": "a",
+        "engine": "postgres",
+        "version": "16",
+        "min_capacity": 1,
+        "max_capacity": 8,
+        "pause_after": 60,
+        "freeze_after": 0.25,
+        "port": 7500,
+    }
+    await served.unix.post("/v1/clusters", json=body)
     assert served.clusters.requests == [
         CreateRequest(
             name="a",
@@ -39,6 +48,7 @@ async def test_create_hands_control_every_choice_when_all_are_given(served: Serv
             min_capacity=1.0,
             max_capacity=8.0,
             pause_after_s=60,
+            freeze_after_s=0.25,
             port=7500,
         )
     ]
@@ -55,6 +65,31 @@ async def test_pause_after_is_the_servers_default_when_it_is_absent(
 
 
 @pytest.mark.parametrize(
+    ("given", "stored"),
+    [
+        ({}, 10.0),
+        ({"freeze_after": None}, 10.0),
+        ({"freeze_after": "never"}, None),
+        ({"freeze_after": 0.01}, 0.01),
+        ({"freeze_after": 3}, 3.0),
+        ({"freeze_after": "2.5"}, 2.5),
+    ],
+)
+async def test_freeze_after_is_the_servers_default_when_it_is_absent(
+    served: Served, given: dict[str, object], stored: float | None
+) -> None:
+    response = await served.unix.post("/v1/clusters", json={"name": "a", **given})
+    assert response.json()["freeze_after_s"] == stored
+    assert served.clusters.requests[0].freeze_after_s == stored
+
+
+async def test_a_cluster_never_sleeps_by_itself_when_the_servers_defaults_say_so(served: Served) -> None:
+    served.server.default_pause_after_s = served.server.default_freeze_after_s = None
+    cluster = (await served.unix.post("/v1/clusters", json={"name": "a"})).json()
+    assert (cluster["pause_after_s"], cluster["freeze_after_s"]) == (None, None)
+
+
+@pytest.mark.parametrize(
     ("body", "told"),
     [
         (b"", "field required"),
@@ -65,6 +100,13 @@ async def test_pause_after_is_the_servers_default_when_it_is_absent(
         (b'{"name": "a", "engine": "oracle"}', "engine: "),
         (b'{"name": "a", "pause_after": 0}', "pause_after: must be a whole number of seconds, at least 1, or 'never'"),
         (b'{"name": "a", "pause_after": true}', "pause_after: must be a whole number"),
+        (b'{"name": "a", "freeze_after": 0}', "freeze_after: must be seconds, at least 0.01, or 'never'"),
+        (b'{"name": "a", "freeze_after": 0.009}', "freeze_after: must be seconds"),
+        (b'{"name": "a", "freeze_after": "soon"}', "freeze_after: must be seconds"),
+        (b'{"name": "a", "freeze_after": true}', "freeze_after: must be seconds"),
+        (b'{"name": "a", "freeze_after": NaN}', "freeze_after: must be seconds"),
+        (b'{"name": "a", "freeze_after": Infinity}', "freeze_after: must be seconds"),
+        (b'{"name": "a", "freeze_after": [1]}', "freeze_after: must be seconds"),
         (b'{"name": "a", "min_capacity": NaN}', "min_capacity: "),
         (b'{"name": "a", "port": 70000}', "port: "),
         (b'{"name": "\\ud800"}', "cannot be a cluster name"),
@@ -153,6 +195,13 @@ async def test_a_cluster_is_shown_resumed_and_deleted_when_it_exists(served: Ser
     assert (await served.unix.get("/v1/clusters")).json() == {"clusters": []}
 
 
+async def test_a_frozen_cluster_shows_its_sessions_and_memory(served: Served) -> None:
+    served.clusters.put(a_frozen_cluster("cold"))
+    cluster = (await served.unix.get("/v1/clusters/cold")).json()
+    assert (cluster["compute"], cluster["capacity"], cluster["sessions"]) == ("frozen", 0.0, 2)
+    assert (cluster["freeze_after_s"], cluster["resident_bytes"]) == (0.05, 5_347_738)
+
+
 async def test_credentials_are_disclosed_when_asked_for(served: Served) -> None:
     await served.clusters.create(a_request("main"))
     assert (await served.unix.get("/v1/clusters/main/credentials")).json() == {
@@ -167,9 +216,10 @@ async def test_credentials_are_disclosed_when_asked_for(served: Served) -> None:
 async def test_status_counts_clusters_when_there_are_some(served: Served) -> None:
     await served.clusters.create(a_request("main"))
     served.clusters.put(a_busy_cluster("busy"))
+    served.clusters.put(a_frozen_cluster("cold"))
     status = (await served.unix.get("/v1/status")).json()
-    assert status["clusters"] == {"stopped": 1, "running": 1}
-    assert status["sessions"] == 1
+    assert status["clusters"] == {"stopped": 1, "running": 1, "frozen": 1}
+    assert status["sessions"] == 3
     assert status["api_port"] == served.server.api_port
 
 
@@ -182,6 +232,25 @@ async def test_stop_is_accepted_and_passed_on_when_asked_twice(served: Served) -
     assert (await served.unix.post("/v1/stop")).status_code == 202
     assert (await served.unix.post("/v1/stop")).status_code == 202
     assert served.server.stopping.is_set()
+    assert not served.server.left_running
+
+
+@pytest.mark.parametrize("left", [True, False])
+async def test_stop_leaves_engines_running_when_the_body_says_so(served: Served, left: bool) -> None:
+    served.clusters.put(a_busy_cluster("busy"))
+    response = await served.unix.post("/v1/stop", json={"leave_running": left})
+    assert response.status_code == 202
+    assert response.json()["clusters"] == {"running": 1}
+    assert served.server.stopping.is_set()
+    assert served.server.left_running == left
+
+
+@pytest.mark.parametrize("body", [{"leave_running": "yes"}, {"leave_running": 1}, {"leave": True}, [True]])
+async def test_nothing_is_stopped_when_the_body_is_wrong(served: Served, body: object) -> None:
+    response = await served.unix.post("/v1/stop", json=body)
+    assert response.status_code == 400
+    assert problem_of(response).code == "invalid_input"
+    assert not served.server.stopping.is_set()
 
 
 async def test_events_are_the_newest_in_order_when_there_are_more_than_the_limit(served: Served) -> None:

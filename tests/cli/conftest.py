@@ -24,7 +24,7 @@ def lonely() -> Iterator[Command]:
 
 @pytest.fixture
 def server(lonely: Command) -> Iterator[subprocess.Popen[str]]:
-    """A server process with the clusters `main` (asleep) and `busy` (with a session)."""
+    """A server process with the clusters `main` (asleep), `busy` (with a session) and `cold` (frozen)."""
     run = lonely.home / "run"
     run.mkdir()
     with subprocess.Popen(

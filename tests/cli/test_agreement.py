@@ -29,3 +29,15 @@ def test_the_command_starts_without_the_servers_libraries() -> None:
 )
 def test_a_duration_has_its_two_largest_units(seconds: float, text: str) -> None:
     assert output.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.01, "0.01 s"), (10.0, "10 s"), (59.5, "59.5 s"), (90.0, "1 min 30 s"), (7200, "2 h")]
+)
+def test_a_delay_keeps_its_fraction_when_it_is_short(seconds: float, text: str) -> None:
+    assert output.delay(seconds) == text
+
+
+@pytest.mark.parametrize(("size", "text"), [(0, "0.0 MiB"), (43_302_912, "41.3 MiB"), (2 * 2**30, "2048.0 MiB")])
+def test_memory_is_shown_in_mebibytes(size: int, text: str) -> None:
+    assert output.mebibytes(size) == text

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from cli.command import DEADLINE_S, Command
+from zorya.cli import launch
+from zorya.cli.invocation import Invocation
 
 SHOWN = {
     "name",
@@ -30,6 +32,7 @@ SHOWN = {
     "database",
     "sessions",
     "engine_pid",
+    "resident_bytes",
     "created_at",
 }
 GROUPS = {
@@ -124,6 +127,24 @@ def test_show_begins_with_the_reason_and_keeps_control_characters_out(zorya: Com
     assert "endpoint problem  Port 7401 is taken." in lines
     assert "endpoint          [::1]:7401" in lines
     assert "pauses in         4 min 10 s" in lines
+    assert "freezes after     10 s" in lines
+    assert "resident          41.3 MiB" in lines
+    assert "attach            handoff: Engines take clients' connections themselves." in lines
+
+
+def test_show_tells_what_a_frozen_cluster_keeps(zorya: Command) -> None:
+    lines = zorya("show", "cold").stdout.splitlines()
+    assert lines[0] == "Cluster cold is frozen: Quiet for 0.05 s."
+    assert "sessions       2" in lines
+    assert "compute        frozen" in lines
+    assert "capacity       0 ACU" in lines
+    assert "freezes after  0.05 s" in lines
+    assert "engine pid     4243" in lines
+    assert "resident       5.1 MiB" in lines
+
+
+def test_show_tells_no_memory_when_no_engine_runs(zorya: Command) -> None:
+    assert "resident" not in zorya("show", "main").stdout
 
 
 def test_list_is_plain_and_whole_when_it_is_piped(zorya: Command) -> None:
@@ -140,14 +161,15 @@ def test_list_is_plain_and_whole_when_it_is_piped(zorya: Command) -> None:
         "IN",
     ]
     assert lines[1].split()[:5] == ["busy", "PostgreSQL", "17.10", "available", "running"]
-    assert lines[2].endswith("127.0.0.1:7400  -")
-    assert [one["name"] for one in json.loads(zorya("list", "--json").stdout)] == ["busy", "main"]
+    assert lines[2].split()[4:9] == ["frozen", "0", "of", "4", "2"]
+    assert lines[3].endswith("127.0.0.1:7400  -")
+    assert [one["name"] for one in json.loads(zorya("list", "--json").stdout)] == ["busy", "cold", "main"]
 
 
 def test_list_is_a_table_when_there_is_a_terminal(zorya: Command) -> None:
     code, shown = zorya.on_terminal("list")
     assert code == 0
-    assert "\x1b[" in shown
+    assert "\x1b[36mfrozen" in shown
     assert "[::1]:7401" in shown
 
 
@@ -168,10 +190,24 @@ def test_create_shows_how_to_connect(zorya: Command) -> None:
     assert (cluster["pause_after_s"], cluster["max_capacity"]) == (None, 8.0)
 
 
-def test_create_tells_the_rule_when_a_value_is_wrong(zorya: Command) -> None:
-    result = zorya("create", "shop", "--pause-after", "soon")
+@pytest.mark.parametrize(
+    ("words", "stored"), [((), 10.0), (("--freeze-after", "0.05"), 0.05), (("--freeze-after", "never"), None)]
+)
+def test_create_chooses_when_a_cluster_freezes(zorya: Command, words: tuple[str, ...], stored: float | None) -> None:
+    assert json.loads(zorya("create", "shop", *words, "--json").stdout)["freeze_after_s"] == stored
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "rule"),
+    [
+        ("--pause-after", "soon", "pause_after: must be a whole number of seconds, at least 1, or 'never'"),
+        ("--freeze-after", "0.001", "freeze_after: must be seconds, at least 0.01, or 'never'"),
+    ],
+)
+def test_create_tells_the_rule_when_a_value_is_wrong(zorya: Command, option: str, value: str, rule: str) -> None:
+    result = zorya("create", "shop", option, value)
     assert result.returncode == 1
-    assert "pause_after: must be a whole number of seconds, at least 1, or 'never'" in result.stderr
+    assert rule in result.stderr
     assert result.stderr.count("\n") == 1
 
 
@@ -243,7 +279,7 @@ def test_a_reader_that_leaves_early_is_no_error(zorya: Command) -> None:
 
 def test_status_and_doctor_tell_what_the_server_says(zorya: Command, server: subprocess.Popen[str]) -> None:
     assert f"pid         {server.pid}" in zorya("status").stdout
-    assert json.loads(zorya("status", "--json").stdout)["clusters"] == {"running": 1, "stopped": 1}
+    assert json.loads(zorya("status", "--json").stdout)["clusters"] == {"running": 1, "frozen": 1, "stopped": 1}
     result = zorya("doctor")
     assert result.returncode == 0
     assert result.stdout == (
@@ -266,5 +302,64 @@ def test_down_returns_when_the_server_is_gone_and_may_be_repeated(
 ) -> None:
     assert zorya("down").stdout == "Zorya is down.\n"
     assert server.wait(DEADLINE_S) == 0
+    assert server.stdout is not None
+    assert server.stdout.read() == "put to sleep\n"
     again = zorya("down")
     assert (again.returncode, again.stdout) == (0, "Zorya is not up.\n")
+
+
+@pytest.mark.parametrize(
+    ("stopped", "said"),
+    [
+        ((), "Zorya is down; 2 engines go on, and clients that connect wait for the next server.\n"),
+        (("busy",), "Zorya is down; 1 engine goes on, and clients that connect wait for the next server.\n"),
+        (("busy", "cold"), "Zorya is down.\n"),
+    ],
+)
+def test_down_tells_how_many_engines_go_on_when_they_are_left_running(
+    zorya: Command, server: subprocess.Popen[str], stopped: tuple[str, ...], said: str
+) -> None:
+    for name in stopped:
+        zorya("pause", name, "--force")
+    result = zorya("down", "--leave-running")
+    assert (result.returncode, result.stdout, result.stderr) == (0, said, "")
+    assert server.wait(DEADLINE_S) == 0
+    assert server.stdout is not None
+    assert server.stdout.read() == "left running\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "doing"), [((), "Putting 2 clusters to sleep"), (("--leave-running",), "Stopping Zorya")]
+)
+def test_down_shows_what_it_does_when_there_is_a_terminal(zorya: Command, words: tuple[str, ...], doing: str) -> None:
+    code, shown = zorya.on_terminal("down", *words)
+    assert code == 0
+    assert doing in shown
+    assert ("to sleep" in shown) == (not words)
+
+
+def test_an_announcement_tells_of_frozen_clusters_when_there_are_some(
+    zorya: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launch.announce(Invocation(home=zorya.home))
+    assert "It has 3 clusters, 1 of them running and 1 frozen; `" in capsys.readouterr().out
+    zorya("delete", "busy", "--yes")
+    zorya("resume", "cold")
+    launch.announce(Invocation(home=zorya.home))
+    assert "It has 2 clusters, 1 of them running; `" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("main", "Cluster main sleeps at postgresql://zorya:…@127.0.0.1:7400/main; it starts when you connect:"),
+        ("cold", "Cluster cold is frozen at postgresql://zorya:…@127.0.0.1:7400/cold; connect with:"),
+    ],
+)
+def test_an_announcement_tells_how_to_connect_when_there_is_one_cluster(
+    zorya: Command, capsys: pytest.CaptureFixture[str], name: str, line: str
+) -> None:
+    for other in {"busy", "cold", "main"} - {name}:
+        zorya("delete", other, "--yes")
+    launch.announce(Invocation(home=zorya.home))
+    assert line in capsys.readouterr().out.splitlines()

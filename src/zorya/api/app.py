@@ -59,10 +59,15 @@ def _server_routes(server: ServerControl) -> APIRouter:
         return schemas.FindingList(findings=[schemas.Finding.model_validate(one) for one in found])
 
     @routes.post("/stop", status_code=202)
-    async def stop_server() -> schemas.ServerStatus:
-        """Begin to put every cluster to sleep and end the server; answers what there was to stop."""
+    async def stop_server(
+        body: Annotated[schemas.StopServer, Body(default_factory=schemas.StopServer)],
+    ) -> schemas.ServerStatus:
+        """Begin to put every cluster to sleep and end the server; answers what there was to stop.
+
+        With leave_running the engines and their sessions go on for the next server.
+        """
         status = server.status()
-        server.stop()
+        server.stop(leave_running=body.leave_running)
         return schemas.ServerStatus.model_validate(status)
 
     return routes
@@ -79,7 +84,9 @@ def _cluster_routes(server: ServerControl, clusters: Clusters) -> APIRouter:
     @routes.post("", status_code=201)
     async def create_cluster(body: schemas.CreateCluster) -> schemas.Cluster:
         """Make a cluster. It is available, and asleep, when this answers."""
-        request = body.to_request(default_pause_after_s=server.default_pause_after_s)
+        request = body.to_request(
+            default_pause_after_s=server.default_pause_after_s, default_freeze_after_s=server.default_freeze_after_s
+        )
         return schemas.Cluster.model_validate(await clusters.create(request))
 
     @routes.get("/{name}")

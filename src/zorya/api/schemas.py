@@ -4,9 +4,10 @@ Responses are read from the views of `control.view` by attribute (`from_attribut
 type and the unit of the view's. Times are ISO 8601 in UTC.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, StrictInt, StrictStr
 
@@ -30,15 +31,16 @@ CLUSTER_EXAMPLE: dict[str, Any] = {
     "min_capacity": 0.5,
     "max_capacity": 4.0,
     "pause_after_s": 300,
-    "freeze_after_s": None,
+    "freeze_after_s": 10.0,
     "endpoint": ENDPOINT_EXAMPLE,
     "endpoint_problem": "",
-    "attach": "relay",
-    "attach_reason": "The relay serves every session.",
+    "attach": "handoff",
+    "attach_reason": "Engines take clients' connections themselves.",
     "username": "zorya",
     "database": "main",
     "sessions": 1,
     "engine_pid": 4242,
+    "resident_bytes": 43_302_912,
     "engine_log": "/var/lib/zorya/clusters/k3v9x2mq/log/engine.log",
     "pauses_in_s": None,
     "operation": None,
@@ -49,6 +51,7 @@ RESUMING_EXAMPLE: dict[str, Any] = {
     "compute": "resuming",
     "capacity": 0.0,
     "engine_pid": None,
+    "resident_bytes": None,
     "operation": {"name": "resume", "step": "starting PostgreSQL", "since": "2026-02-03T09:00:00Z"},
 }
 EVENT_EXAMPLE: dict[str, Any] = {
@@ -109,19 +112,23 @@ class Cluster(_Response):
     status: Status = Field(description="What the cluster is, whether or not its engine runs.")
     compute: Compute = Field(description="What the engine is doing.")
     reason: str = Field(description="Why the cluster is in this state, as a sentence.")
-    capacity: float = Field(description="ACUs in use now; 0 while stopped.")
+    capacity: float = Field(description="ACUs in use now; 0 while stopped or frozen.")
     min_capacity: float = Field(description="ACUs.")
     max_capacity: float = Field(description="ACUs.")
     pause_after_s: int | None = Field(description="Seconds without a session until it pauses; null is never.")
-    freeze_after_s: int | None = Field(description="Seconds of quiet until it freezes; null is never.")
+    freeze_after_s: float | None = Field(description="Seconds of quiet until it freezes; null is never.")
     endpoint: Endpoint
     endpoint_problem: str = Field(description="Why the endpoint does not listen; empty when it does.")
-    attach: str = Field(description="How clients reach the engine.")
+    attach: str = Field(description="How clients reach the engine: `handoff` or `relay`.")
     attach_reason: str = Field(description="Why they reach it this way.")
     username: str
     database: str
     sessions: int = Field(description="Clients connected or waiting to be.")
     engine_pid: int | None = Field(description="Process id of the engine; null when it does not run.")
+    resident_bytes: int | None = Field(
+        description="Memory that the engine occupies now, page cache that is charged to it included; null when it does "
+        "not run or the host does not tell."
+    )
     engine_log: str = Field(description="Path of the engine's log on the server's host.")
     pauses_in_s: float | None = Field(
         description="Seconds until the cluster pauses if nobody connects; null when no pause is coming."
@@ -138,15 +145,31 @@ class ClusterList(BaseModel):
     clusters: list[Cluster]
 
 
-def _read_delay(value: object) -> object:
-    return None if value is None else settings.parse_delay(value) or "never"
+Seconds = TypeVar("Seconds", int, float)
+
+
+def _read_delay(parse: Callable[[object], float | None]) -> BeforeValidator:
+    """Read a delay with `parse`, but keep null, which is the server's default, apart from `never`."""
+    return BeforeValidator(lambda value: None if value is None else parse(value) or "never")
+
+
+def _or_default(given: Seconds | Literal["never"] | None, default_s: Seconds | None) -> Seconds | None:
+    """Answer a delay in control's terms, where None is never."""
+    if given is None:
+        return default_s
+    return None if isinstance(given, str) else given
 
 
 class CreateCluster(_Body):
     """What a new cluster should be. Only the name is needed."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"name": "main"}, {"name": "shop", "max_capacity": 8, "pause_after": "never"}]}
+        json_schema_extra={
+            "examples": [
+                {"name": "main"},
+                {"name": "shop", "max_capacity": 8, "pause_after": "never", "freeze_after": 2.5},
+            ]
+        }
     )
 
     name: StrictStr = Field(
@@ -163,28 +186,34 @@ class CreateCluster(_Body):
         default=4, allow_inf_nan=False, description="Highest capacity in ACUs, in steps of 0.5."
     )
     pause_after: Annotated[
-        Annotated[StrictInt, Field(ge=1)] | Literal["never"] | None, BeforeValidator(_read_delay)
+        Annotated[StrictInt, Field(ge=1)] | Literal["never"] | None, _read_delay(settings.parse_delay)
     ] = Field(
         default=None,
         description="Seconds without a session after which the cluster pauses, or `never`; null: the server's default.",
+    )
+    freeze_after: Annotated[
+        Annotated[float, Field(ge=settings.SHORTEST_DELAY_S)] | Literal["never"] | None,
+        _read_delay(settings.parse_short_delay),
+    ] = Field(
+        default=None,
+        description="Seconds of quiet after which the cluster freezes, or `never`; null: the server's default.",
     )
     port: StrictInt | None = Field(
         default=None, ge=1, le=65535, description="Port of the endpoint; null takes a free one of the configured range."
     )
 
-    def to_request(self, *, default_pause_after_s: int | None) -> view.CreateRequest:
+    def to_request(
+        self, *, default_pause_after_s: int | None, default_freeze_after_s: float | None
+    ) -> view.CreateRequest:
         """Answer the request in control's terms."""
-        if self.pause_after is None:
-            pause_after_s = default_pause_after_s
-        else:
-            pause_after_s = None if self.pause_after == "never" else self.pause_after
         return view.CreateRequest(
             name=self.name,
             engine=self.engine,
             version=self.version,
             min_capacity=self.min_capacity,
             max_capacity=self.max_capacity,
-            pause_after_s=pause_after_s,
+            pause_after_s=_or_default(self.pause_after, default_pause_after_s),
+            freeze_after_s=_or_default(self.freeze_after, default_freeze_after_s),
             port=self.port,
         )
 
@@ -195,6 +224,16 @@ class PauseCluster(_Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"force": True}]})
 
     force: bool = Field(default=False, strict=True, description="End open sessions rather than refuse to pause.")
+
+
+class StopServer(_Body):
+    """How to stop the server."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"leave_running": True}]})
+
+    leave_running: bool = Field(
+        default=False, strict=True, description="Leave engines and their sessions running, for the next server."
+    )
 
 
 class Credentials(BaseModel):

@@ -48,9 +48,10 @@ class Api:
         answer: list[wire.Finding] = self._ask("GET", "/v1/doctor", timeout_s=None)["findings"]
         return answer
 
-    def stop(self) -> None:
-        """Have the server begin to stop."""
-        self._ask("POST", "/v1/stop")
+    def stop(self, *, leave_running: bool) -> wire.ServerStatus:
+        """Have the server begin to stop, and answer its status as it was before."""
+        answer: wire.ServerStatus = self._ask("POST", "/v1/stop", body={"leave_running": leave_running})
+        return answer
 
     def clusters(self) -> list[wire.Cluster]:
         """Answer every cluster, ordered by name."""

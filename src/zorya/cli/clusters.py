@@ -38,6 +38,13 @@ def create(
             help="Pause after so many seconds without a session. [default: the server's setting]",
         ),
     ] = None,
+    freeze_after: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SECONDS|never",
+            help="Freeze after so many seconds of quiet, sessions kept. [default: the server's setting]",
+        ),
+    ] = None,
     port: Annotated[int | None, typer.Option(help="Port of the endpoint. [default: a free one]")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -54,6 +61,8 @@ def create(
         request["version"] = version
     if pause_after is not None:
         request["pause_after"] = pause_after
+    if freeze_after is not None:
+        request["freeze_after"] = freeze_after
     if port is not None:
         request["port"] = port
     with output.progress(f"Creating cluster {name}", _step_of(api, name)):
@@ -248,14 +257,18 @@ def _facts(cluster: wire.Cluster) -> list[tuple[str, str]]:
         ("capacity", f"{cluster['capacity']:g} ACU"),
         ("limits", f"{cluster['min_capacity']:g} to {cluster['max_capacity']:g} ACU"),
         ("pauses after", never if cluster["pause_after_s"] is None else output.duration(cluster["pause_after_s"])),
-        ("freezes after", never if cluster["freeze_after_s"] is None else output.duration(cluster["freeze_after_s"])),
+        ("freezes after", never if cluster["freeze_after_s"] is None else output.delay(cluster["freeze_after_s"])),
     ]
     if cluster["pauses_in_s"] is not None:
         facts.append(("pauses in", output.duration(cluster["pauses_in_s"])))
-    return [
-        *facts,
+    facts += [
         ("engine", _engine(cluster)),
         ("engine pid", "-" if cluster["engine_pid"] is None else str(cluster["engine_pid"])),
+    ]
+    if cluster["resident_bytes"] is not None:
+        facts.append(("resident", output.mebibytes(cluster["resident_bytes"])))
+    return [
+        *facts,
         ("engine log", cluster["engine_log"]),
         ("attach", f"{cluster['attach']}: {cluster['attach_reason']}"),
         ("mode", cluster["mode"]),

@@ -117,9 +117,11 @@ def announce(invocation: Invocation) -> None:
     if not found:
         output.say(f"There is no cluster; `{invocation.command('create')} NAME` makes one.")
     elif len(found) > 1:
-        running = sum(cluster["compute"] == "running" for cluster in found)
-        listing = invocation.command("list")
-        output.say(f"It has {len(found)} clusters, {running} of them running; `{listing}` shows them.")
+        states = [cluster["compute"] for cluster in found]
+        awake = f"{states.count('running')} of them running"
+        if "frozen" in states:
+            awake += f" and {states.count('frozen')} frozen"
+        output.say(f"It has {len(found)} clusters, {awake}; `{invocation.command('list')}` shows them.")
     else:
         cluster = found[0]
         credentials = api.credentials(cluster["name"])

@@ -28,6 +28,7 @@ _STYLES = {
     "creating": "yellow",
     "deleting": "yellow",
     "warning": "yellow",
+    "frozen": "cyan",
     "stopped": "dim",
     "failed": "red",
     "missing": "red",
@@ -119,6 +120,16 @@ def duration(seconds: float) -> str:
     d, h = divmod(hours, 24)
     parts = [f"{number} {unit}" for number, unit in ((d, "d"), (h, "h"), (m, "min"), (s, "s")) if number]
     return " ".join(parts[:2]) or "0 s"
+
+
+def delay(seconds: float) -> str:
+    """Answer a delay that somebody chose as `duration` does, but below a minute with its fraction: `0.05 s`."""
+    return f"{seconds:g} s" if seconds < 60 else duration(seconds)
+
+
+def mebibytes(size: int) -> str:
+    """Answer a size of memory, such as `41.3 MiB`."""
+    return f"{size / 2**20:.1f} MiB"
 
 
 def count(number: int, noun: str) -> str:

@@ -13,6 +13,9 @@ from zorya.cli.invocation import Invocation
 from zorya.cli.options import AsJson
 from zorya.core import errors
 
+_LEFT_RUNNING = ("resuming", "running", "frozen")
+"""The states in which a cluster has an engine that goes on without the server."""
+
 
 def up(
     context: typer.Context,
@@ -55,19 +58,30 @@ def up(
             raise
 
 
-def down(context: typer.Context) -> None:
+def down(
+    context: typer.Context,
+    *,
+    leave_running: Annotated[
+        bool, typer.Option("--leave-running", help="Leave engines and their sessions running, for the next server.")
+    ] = False,
+) -> None:
     """Put every cluster to sleep and stop the server."""
     api = context.ensure_object(Invocation).api
     try:
-        status = api.status()
-        api.stop()
+        status = api.stop(leave_running=leave_running)
     except errors.ServerUnreachable:
         output.say("Zorya is not up.")
         return
     awake = sum(number for state, number in status["clusters"].items() if state != "stopped")
-    with output.progress(f"Putting {output.count(awake, 'cluster')} to sleep", lambda: None):
+    doing = "Stopping Zorya" if leave_running else f"Putting {output.count(awake, 'cluster')} to sleep"
+    with output.progress(doing, lambda: None):
         _wait_until_gone(api, status["pid"])
-    output.say("Zorya is down.")
+    left = sum(status["clusters"].get(state, 0) for state in _LEFT_RUNNING) if leave_running else 0
+    if left:
+        go_on = "1 engine goes on" if left == 1 else f"{left} engines go on"
+        output.say(f"Zorya is down; {go_on}, and clients that connect wait for the next server.")
+    else:
+        output.say("Zorya is down.")
 
 
 def show_status(context: typer.Context, *, as_json: AsJson = False) -> None:

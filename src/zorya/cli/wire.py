@@ -33,7 +33,7 @@ class Cluster(TypedDict):
     min_capacity: float
     max_capacity: float
     pause_after_s: int | None
-    freeze_after_s: int | None
+    freeze_after_s: float | None
     endpoint: Endpoint
     endpoint_problem: str
     attach: str
@@ -42,6 +42,7 @@ class Cluster(TypedDict):
     database: str
     sessions: int
     engine_pid: int | None
+    resident_bytes: int | None
     engine_log: str
     pauses_in_s: float | None
     operation: Operation | None
@@ -57,6 +58,7 @@ class CreateCluster(TypedDict, total=False):
     min_capacity: float
     max_capacity: float
     pause_after: str
+    freeze_after: str
     port: int
 
 

@@ -1,11 +1,12 @@
 """Engine processes whose first process was killed: they must be gone before the data folder is used again."""
 
 import asyncio
+import contextlib
 import os
 import signal
 from pathlib import Path
 
-from zorya.compute import procfs
+from zorya.compute import freezer, procfs
 from zorya.core import errors
 
 GRACE_S = 5.0
@@ -21,6 +22,7 @@ async def clear(folder: Path) -> int:
     found = await asyncio.to_thread(_pids, folder)
     if not found:
         return 0
+    await asyncio.to_thread(_let_stopped_go, folder)
     if not await _gone(folder, GRACE_S):
         for pid in await asyncio.to_thread(_pids, folder):
             _kill(pid, folder)
@@ -40,6 +42,13 @@ async def _gone(folder: Path, within_s: float) -> bool:
             return False
         await asyncio.sleep(0.02)
     return True
+
+
+def _let_stopped_go(folder: Path) -> None:
+    """Let those go on that were frozen by signals, so that they notice that they are alone."""
+    for pid in freezer.stopped_orphans(folder):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 def _kill(pid: int, folder: Path) -> None:

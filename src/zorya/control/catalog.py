@@ -119,8 +119,8 @@ class Catalog:
 
         return await self._run(write)
 
-    async def replace(self, record: ClusterRecord, *, revision: int, event: NewEvent | None) -> int:
-        """Replace the record that has this revision, write the event with it, and answer the new revision.
+    async def replace(self, record: ClusterRecord, *, revision: int, events: Sequence[NewEvent]) -> int:
+        """Replace the record that has this revision, write the events with it, and answer the new revision.
 
         A record whose status is deleted is removed. Raises RevisionConflict when the record has another revision.
         """
@@ -141,7 +141,8 @@ class Catalog:
                         f"The record of {record.name} is not at revision {revision} any more.",
                         hint="Another process changed the catalog; restart Zorya.",
                     )
-                self._add(event)
+                for event in events:
+                    self._add(event)
             return revision + 1
 
         return await self._run(write)
@@ -182,13 +183,12 @@ class Catalog:
 
         await self._run(write)
 
-    def _add(self, event: NewEvent | None) -> None:
-        if event is not None:
-            message = f"{event.kind.meaning} {event.reason}".strip()
-            self._connection.execute(
-                "INSERT INTO events (at, cluster, kind, category, message) VALUES (?, ?, ?, ?, ?)",
-                (event.at.isoformat(), event.cluster, event.kind.id, event.kind.category, message),
-            )
+    def _add(self, event: NewEvent) -> None:
+        message = f"{event.kind.meaning} {event.reason}".strip()
+        self._connection.execute(
+            "INSERT INTO events (at, cluster, kind, category, message) VALUES (?, ?, ?, ?, ?)",
+            (event.at.isoformat(), event.cluster, event.kind.id, event.kind.category, message),
+        )
 
     async def _run(self, work: Callable[[], _T]) -> _T:
         def guarded() -> _T:

@@ -10,25 +10,37 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from math import inf
+from typing import Protocol
 
-from zorya.compute.processes import EngineProcess
+from zorya.compute.freezer import Freezer
 from zorya.control import lifecycle, states
 from zorya.control.catalog import Catalog, NewEvent
 from zorya.control.events import EventKind
 from zorya.control.instance import InstanceRunner
 from zorya.control.lifecycle import Action, Decision, Process, Situation, StopWish
+from zorya.control.live import LiveEngine
 from zorya.control.record import ClusterRecord
 from zorya.control.states import Cause
 from zorya.control.view import OperationView
 from zorya.control.waiting import WaitingRoom
 from zorya.core import errors, failpoints, logging
 from zorya.core.clock import Clock
-from zorya.core.model import Address, Compute, Status
+from zorya.core.model import Compute, Entrance, Handoff, Status
 
 _log = logging.get("zorya.control")
 
 RETRY_S = 2.0
 """How long the owner waits before it repeats a step that failed and has to be done."""
+
+LOOK_EVERY_S = 0.5
+"""How often it is seen whether an engine's processes have come or gone: one small file is read."""
+
+LISTEN_EVERY_S = 5.0
+"""How often it is seen whether a signal waits for a frozen session, such as that of its own timer."""
+
+FREEZE_AGAIN_S = 5.0
+"""How long no freeze is tried, at least, after one that the host did not allow."""
 
 _OPERATIONS = {
     Action.BUILD: ("create", "making the data folder"),
@@ -39,7 +51,17 @@ _OPERATIONS = {
     Action.ABORT: ("stop", "stopping the engine by force"),
     Action.ERASE: ("delete", "removing the data folder"),
 }
-_INTERRUPTIBLE = frozenset({Action.AWAIT_READY, Action.CHECKPOINT})
+_INTERRUPTIBLE = frozenset({Action.AWAIT_READY, Action.CHECKPOINT, Action.RECLAIM})
+
+
+class Guard(Protocol):
+    """What thaws engines if this process dies. Never blocks."""
+
+    def guard(self, name: str, freezer: Freezer) -> None:
+        """Thaw this engine when this process has ended."""
+
+    def forget(self, name: str) -> None:
+        """The engine is gone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,8 +71,10 @@ class Surroundings:
     catalog: Catalog
     clock: Clock
     runner: InstanceRunner
+    guard: Guard
     wake_timeout_s: float
     stop_timeout_s: float
+    reclaim_after_s: float
     told: Callable[[], None]
     """Called after each event that was written."""
 
@@ -67,13 +91,24 @@ class ClusterOwner:
         self._runner = surroundings.runner
         self._clock = surroundings.clock
         # What is seen of the engine.
-        self._process: EngineProcess | None = None
+        self._live: LiveEngine | None = None
         self._phase = Process.ABSENT
-        self._address: Address | None = None
+        self._entrance: Entrance | None = None
         self._ending = ""
         self._log_mark = 0
+        self._look_at_s = 0.0
+        # How it sleeps.
+        self._freezing = False
+        self._frozen_at_s = 0.0
+        self._stirred = ""
+        self._reclaimed = False
+        self._freeze_blocked_until_s = 0.0
+        self.freeze_problem = ""
+        """Why the last attempt to freeze failed, as a sentence; empty when it did not."""
         # What is wanted.
-        self._sessions = 0
+        self._visitors = 0
+        self._unseen = 0
+        self._engine_sessions = 0
         self._waiting = WaitingRoom(record.name, timeout_s=surroundings.wake_timeout_s)
         self._idle_since_s = surroundings.clock.monotonic_s()
         self._stop_wish = StopWish.NONE
@@ -81,7 +116,7 @@ class ClusterOwner:
         self._server_stops = False
         # Where the pause under way is.
         self._checkpointed = False
-        self._foreign_sessions = 0
+        self._counted_sessions = 0
         self._stop_sent_s = 0.0
         # Who is to be told.
         self._changed = asyncio.Event()
@@ -90,6 +125,10 @@ class ClusterOwner:
         self._failure: errors.ZoryaError | None = None
         self._retries = False
         self._stops = 0
+        # What is still to be written.
+        self._unwritten: list[NewEvent] = []
+        self._to_write = asyncio.Event()
+        self._writing = asyncio.Lock()
 
     # What the gateway asks; see gateway.directory.Endpoint.
 
@@ -99,25 +138,39 @@ class ClusterOwner:
         return self.record.name
 
     def enter(self) -> None:
-        """Count a client in."""
-        self._sessions += 1
-
-    def leave(self) -> None:
-        """Count a client out."""
-        self._sessions -= 1
-        if self._sessions == 0:
-            self._idle_since_s = self._clock.monotonic_s()
+        """Count a client in that wants a session."""
+        self._visitors += 1
+        if self.record.compute is Compute.FROZEN or self._freezing:
             self._changed.set()
 
-    def running_address(self) -> Address | None:
-        """Answer where the engine listens if it runs and is not about to stop."""
-        return self._address if self.record.compute is Compute.RUNNING else None
+    def leave(self) -> None:
+        """Count the client out."""
+        self._visitors -= 1
+        self._note_idleness()
 
-    async def wake(self) -> Address:
-        """Answer where the engine listens, once it runs; see gateway.directory.Endpoint.wake."""
-        address = self.running_address()
-        if address is not None:
-            return address
+    def attached(self) -> None:
+        """Note that a client has its session with the engine, which is to be looked at for it."""
+        self._unseen += 1
+
+    def detached(self) -> None:
+        """Note that a session is over, so that the engine is looked at soon."""
+        self._look_at_s = 0.0
+        self._changed.set()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the engine serves clients, be it frozen."""
+        return self._entrance is not None and self.record.compute in {Compute.RUNNING, Compute.FROZEN}
+
+    def running(self) -> Entrance | None:
+        """Answer how to get into the engine if it runs and is about neither to stop nor to freeze."""
+        return self._entrance if self.record.compute is Compute.RUNNING and not self._freezing else None
+
+    async def wake(self) -> Entrance:
+        """Answer how to get into the engine, once it runs; see gateway.directory.Endpoint.wake."""
+        entrance = self.running()
+        if entrance is not None:
+            return entrance
         if self._ends:
             raise self._refusal()
         self._changed.set()
@@ -136,13 +189,30 @@ class ClusterOwner:
 
     @property
     def sessions(self) -> int:
-        """Clients at the endpoint, waiting ones included."""
-        return self._sessions
+        """Clients that have a session with the engine, and those at the endpoint that wait for theirs."""
+        return self._visitors + (self._live.sessions(self._unseen) if self._live is not None else 0)
 
     @property
     def pid(self) -> int | None:
         """The engine's first process, if it runs."""
-        return self._process.pid if self._process is not None else None
+        return self._live.process.pid if self._live is not None else None
+
+    @property
+    def handoff(self) -> Handoff:
+        """Whether clients can be handed over to the engine, or to the next that is started."""
+        return self._entrance.handoff if self._entrance else self._runner.expected_handoff(self.record)
+
+    @property
+    def resident_bytes(self) -> int | None:
+        """The memory that the engine occupies; None when it does not run."""
+        return self._live.group.resident_bytes() if self._live is not None else None
+
+    @property
+    def awake_reason(self) -> str:
+        """What keeps a running cluster from freezing, as a sentence; empty when nothing does, or it does not run."""
+        if self.record.compute is not Compute.RUNNING or self.record.freeze_after_s is None or self._live is None:
+            return ""
+        return self.freeze_problem or (self._live.quiet.busy if self._live.quiet is not None else "")
 
     @property
     def operation(self) -> OperationView | None:
@@ -153,7 +223,7 @@ class ClusterOwner:
     def pauses_in_s(self) -> float | None:
         """Seconds until the pause begins if nobody connects."""
         after = self.record.pause_after_s
-        if self.record.compute is not Compute.RUNNING or self._sessions or after is None:
+        if self.record.compute not in {Compute.RUNNING, Compute.FROZEN} or self.sessions or after is None:
             return None
         return max(0.0, after - self._idle_s())
 
@@ -168,7 +238,7 @@ class ClusterOwner:
 
     async def pause(self, *, force: bool) -> None:
         """Stop the engine and wait until it has stopped; see facade.Clusters.pause."""
-        if self._sessions and not force:
+        if self.sessions and not force:
             raise self._busy()
         if self._is_down():
             return
@@ -183,7 +253,7 @@ class ClusterOwner:
         return self.record.compute in {Compute.STOPPED, Compute.FAILED}
 
     def _busy(self) -> errors.ClusterBusy:
-        sessions = self._sessions or self._foreign_sessions
+        sessions = self.sessions or self._counted_sessions
         return errors.ClusterBusy(
             f"Cluster {self.name} has {sessions} open session{'' if sessions == 1 else 's'}.",
             hint="Close them, or use --force to end them.",
@@ -192,7 +262,7 @@ class ClusterOwner:
     async def delete(self) -> None:
         """Remove the cluster and wait until it is gone."""
         self._delete_asked = True
-        self._address = None
+        self._entrance = None
         self._waiting.settle(self._refusal())
         self._changed.set()
         await self._until(lambda: self.record.status is Status.DELETED)
@@ -204,13 +274,17 @@ class ClusterOwner:
         self._waiting.settle(self._refusal())
         self._changed.set()
         await self._until(
-            lambda: self._process is None and (self._is_down() or self.record.status is not Status.AVAILABLE)
+            lambda: self._live is None and (self._is_down() or self.record.status is not Status.AVAILABLE)
         )
 
-    def let_go(self) -> None:
-        """Leave the engine running, as when the server is ended by force."""
-        if self._process is not None:
-            self._process.release()
+    async def let_go(self) -> None:
+        """Leave the engine running, as when the server is ended by force. Nobody watches its sessions: it is thawed."""
+        if self._live is not None:
+            await self._live.close()
+            self._live.process.release()
+        if self._to_write.is_set():
+            with suppress(errors.ZoryaError):
+                await self._save(None)
 
     async def _until(self, reached: Callable[[], bool]) -> None:
         async with self._settled:
@@ -220,6 +294,14 @@ class ClusterOwner:
 
     async def run(self) -> None:
         """Look after the cluster until it is deleted, or until cancelled: then its engine goes on without an owner."""
+        writer = asyncio.create_task(self._write_what_is_due(), name=f"{self.name}: write")
+        try:
+            await self._look_after()
+        finally:
+            writer.cancel()
+            await asyncio.wait({writer})
+
+    async def _look_after(self) -> None:
         await self._take_over()
         while True:
             async with self._settled:
@@ -236,18 +318,30 @@ class ClusterOwner:
                 await self._attempt(decision)
 
     def _situation(self) -> Situation:
+        now_s = self._clock.monotonic_s()
         stopping = self._phase is Process.STOPPING
+        frozen = self.record.compute is Compute.FROZEN
+        quiet = self._live.quiet if self._live is not None else None
+        can_reclaim = self._live is not None and self._live.group.can_reclaim and not self._reclaimed
         return Situation(
             status=self.record.status,
             compute=self.record.compute,
             process=self._phase,
             waiters=self._waiting.waiters,
-            sessions=self._sessions,
+            visitors=self._visitors,
+            sessions=self._visitors + self._unseen + self._engine_sessions,
             idle_s=self._idle_s(),
             pause_after_s=self.record.pause_after_s,
+            look_in_s=self._look_at_s - now_s,
+            quiet_s=now_s - quiet.since_s if quiet is not None and quiet.since_s is not None else 0.0,
+            freeze_after_s=self.record.freeze_after_s,
+            freeze_blocked_s=max(0.0, self._freeze_blocked_until_s - now_s),
+            stirred=self._stirred,
+            frozen_s=now_s - self._frozen_at_s if frozen else 0.0,
+            reclaim_after_s=self._around.reclaim_after_s if can_reclaim else None,
             checkpointed=self._checkpointed,
-            foreign_sessions=self._foreign_sessions,
-            stopping_s=self._clock.monotonic_s() - self._stop_sent_s if stopping else 0.0,
+            counted_sessions=self._counted_sessions,
+            stopping_s=now_s - self._stop_sent_s if stopping else 0.0,
             stop_timeout_s=self._around.stop_timeout_s,
             stop_wish=self._stop_wish,
             delete_asked=self._delete_asked,
@@ -255,7 +349,14 @@ class ClusterOwner:
         )
 
     def _idle_s(self) -> float:
-        return 0.0 if self._sessions else self._clock.monotonic_s() - self._idle_since_s
+        in_use = self._visitors or self._unseen or self._engine_sessions
+        return 0.0 if in_use else self._clock.monotonic_s() - self._idle_since_s
+
+    def _note_idleness(self) -> None:
+        """Begin to count the time without sessions, if there is none now. To be called when one has ended."""
+        if not (self._visitors or self._unseen or self._engine_sessions):
+            self._idle_since_s = self._clock.monotonic_s()
+            self._changed.set()
 
     def _note_operation(self, action: Action) -> None:
         if action in _OPERATIONS:
@@ -326,6 +427,16 @@ class ClusterOwner:
                 await self._await_ready()
             case Action.FINISH_RESUME:
                 await self._finish_resume()
+            case Action.LOOK:
+                await self._look()
+            case Action.FREEZE:
+                await self._freeze(decision.reason)
+            case Action.LISTEN:
+                self._listen()
+            case Action.RECLAIM:
+                await self._reclaim()
+            case Action.THAW:
+                self._thaw(decision.reason)
             case Action.BEGIN_PAUSE:
                 await self._begin_pause(decision.reason)
             case Action.CANCEL_PAUSE:
@@ -348,21 +459,38 @@ class ClusterOwner:
             case Action.REST | Action.END:
                 raise AssertionError(decision.action)
 
-    def _held(self) -> EngineProcess:
-        assert self._process is not None
-        return self._process
+    def _held(self) -> LiveEngine:
+        assert self._live is not None
+        return self._live
 
-    def _hold(self, process: EngineProcess, phase: Process) -> None:
+    def _hold(self, live: LiveEngine, phase: Process) -> None:
         def ended(ending: str) -> None:
-            self._process = None
-            self._address = None
+            # Processes that are left of it notice its end only if they run.
+            live.thaw()
+            self._entrance = None
             self._ending = ending
             self._phase = Process.ENDED
             self._changed.set()
 
-        self._process = process
+        self._live = live
         self._phase = phase
-        process.on_exit(ended)
+        self._look_at_s = 0.0
+        self._around.guard.guard(self.record.id, live.group.freezer)
+        live.process.on_exit(ended)
+
+    async def _bury(self) -> None:
+        """Hold nothing any more of an engine that has ended."""
+        live, self._live = self._live, None
+        self._phase = Process.ABSENT
+        self._entrance = None
+        self._unseen = 0
+        self._engine_sessions = 0
+        self._freezing = False
+        self._stirred = ""
+        if live is not None:
+            await live.close()
+            await live.group.remove()
+            self._around.guard.forget(self.record.id)
 
     async def _take_over(self) -> None:
         """Compare the record with what the host shows, once, at the start."""
@@ -372,16 +500,16 @@ class ClusterOwner:
         if found is None:
             self.record = replace(self.record, process=None)
             return
-        process, address = found
+        live, entrance = found
         self._log_mark = self._runner.log_mark(self.record)
-        self._hold(process, Process.READY if address else Process.STARTING)
-        self.record = replace(self.record, process=process.identity)
+        self._hold(live, Process.READY if entrance else Process.STARTING)
+        self.record = replace(self.record, process=live.process.identity)
         if self.record.status is not Status.AVAILABLE or self.record.compute is Compute.PAUSING:
             return
-        self._address = address
-        cause = Cause.FOUND_READY if address else Cause.FOUND_STARTING
-        if self.record.compute is not Compute.RESUMING or address:
-            await self._change_compute(cause, f"It is process {process.pid}.")
+        self._entrance = entrance
+        cause = Cause.FOUND_READY if entrance else Cause.FOUND_STARTING
+        if self.record.compute is not Compute.RESUMING or entrance:
+            await self._change_compute(cause, f"It is process {live.process.pid}.")
 
     # The steps.
 
@@ -401,9 +529,9 @@ class ClusterOwner:
         saving = asyncio.create_task(self._save(event), name=f"{self.name}: note the resume")
         try:
             await failpoints.reached("resume.begun")
-            process = await self._runner.start(self.record)
-            self._hold(process, Process.STARTING)
-            self.record = replace(self.record, process=process.identity)
+            live = await self._runner.start(self.record)
+            self._hold(live, Process.STARTING)
+            self.record = replace(self.record, process=live.process.identity)
         finally:
             await saving
         await failpoints.reached("resume.started")
@@ -411,47 +539,127 @@ class ClusterOwner:
     async def _await_ready(self) -> None:
         # The engine may end between the decision and this step, which runs as a task of its own, and also in the turn
         # in which it is found ready. Its end is a change that the next decision deals with.
-        process = self._process
-        if process is None:
+        live = self._live
+        if live is None or not live.process.alive:
             return
-        await self._runner.await_ready(self.record, process)
-        if self._process is process:
+        await self._runner.await_ready(self.record, live.process)
+        if live.process.alive:
             self._phase = Process.READY
 
     async def _finish_resume(self) -> None:
-        process = self._held()
-        self._address = self._runner.address(self.record, process)
-        if self._address is None:
+        process = self._held().process
+        self._entrance = self._runner.entrance(self.record, process)
+        if self._entrance is None:
             # It was ready and is stopping already; its end will be noticed.
             self._phase = Process.STARTING
             return
         self._idle_since_s = self._clock.monotonic_s()
         event = self._apply_compute(Cause.READY, f"The engine is process {process.pid}.")
         # The clients go first: they need not wait until it is written that they need not wait.
-        self._waiting.settle(self._address)
+        self._waiting.settle(self._entrance)
         await self._save(event)
         await failpoints.reached("resume.done")
 
+    async def _look(self) -> None:
+        """See what sessions there are, and whether the engine rests."""
+        live = self._held()
+        every_s = LOOK_EVERY_S if self.record.freeze_after_s is None else min(LOOK_EVERY_S, self.record.freeze_after_s)
+        self._look_at_s = self._clock.monotonic_s() + every_s
+        unseen = self._unseen
+        try:
+            asked = await live.look(self.record.freeze_after_s)
+        except errors.EngineProblem as error:
+            _log.debug("the engine does not say what it does", cluster=self.name, error=str(error))
+            self._look_at_s = self._clock.monotonic_s() + LOOK_EVERY_S
+            return
+        if asked or unseen:
+            had = self._engine_sessions + unseen
+            self._unseen -= unseen
+            self._engine_sessions = live.counted
+            if had:
+                self._note_idleness()
+
+    async def _freeze(self, reason: str) -> None:
+        """Freeze the engine, unless a client came first. What it is asked meanwhile waits for the outcome."""
+        live, entrance = self._held(), self._entrance
+        assert entrance is not None
+        self._freezing = True
+        self._stirred = ""
+        why = ""
+        try:
+            why = await live.freeze({self.record.port, entrance.address.port}, self._be_stirred)
+            self.freeze_problem = ""
+        except errors.EngineProblem as error:
+            why = error.message
+            self._block_freezing(error)
+        finally:
+            self._freezing = False
+            if why and self._entrance is not None:
+                self._waiting.settle(self._entrance)
+        if why:
+            self._look_at_s = 0.0
+            _log.debug("not frozen", cluster=self.name, reason=why)
+        elif live.process.alive:
+            self._frozen_at_s = self._clock.monotonic_s()
+            self._look_at_s = self._frozen_at_s + LISTEN_EVERY_S if live.sessions(0) else inf
+            self._reclaimed = False
+            self._write_later(self._apply_compute(Cause.AT_REST, reason))
+            await failpoints.reached("freeze.done")
+
+    def _block_freezing(self, error: errors.EngineProblem) -> None:
+        if isinstance(error, errors.FreezeFailed):
+            if error.message != self.freeze_problem:
+                _log.warning("the engine cannot be frozen", cluster=self.name, error=str(error))
+            self.freeze_problem = error.message
+        again_s = max(FREEZE_AGAIN_S, self.record.freeze_after_s or 0.0)
+        self._freeze_blocked_until_s = self._clock.monotonic_s() + again_s
+
+    def _be_stirred(self, why: str) -> None:
+        self._stirred = why
+        self._changed.set()
+
+    def _listen(self) -> None:
+        self._look_at_s = self._clock.monotonic_s() + LISTEN_EVERY_S
+        if self._held().awaits_signal():
+            self._stirred = "A signal came for one of its processes."
+
+    async def _reclaim(self) -> None:
+        self._reclaimed = True
+        await asyncio.to_thread(self._held().group.reclaim)
+
+    def _thaw(self, reason: str) -> None:
+        # The engine first, then those who want it, then the record: nobody needs to wait for the disk.
+        self._held().thaw()
+        self._stirred = ""
+        self._look_at_s = 0.0
+        event = self._apply_compute(Cause.WANTED, reason)
+        if self._entrance is not None:
+            self._waiting.settle(self._entrance)
+        self._write_later(event)
+
     async def _begin_pause(self, reason: str) -> None:
-        self._address = None
+        self._held().thaw()
+        self._entrance = None
         self._checkpointed = False
-        self._foreign_sessions = 0
+        self._counted_sessions = 0
         await self._change_compute(Cause.STOP_DUE, reason)
         await failpoints.reached("pause.begun")
 
     async def _cancel_pause(self, reason: str) -> None:
         self._stop_wish = StopWish.NONE
         self._idle_since_s = self._clock.monotonic_s()
-        self._address = self._runner.address(self.record, self._held())
+        self._entrance = self._runner.entrance(self.record, self._held().process)
+        self._engine_sessions = self._counted_sessions
+        self._look_at_s = 0.0
         event = self._apply_compute(Cause.WANTED, reason)
-        if self._address is not None:
-            self._waiting.settle(self._address)
+        if self._entrance is not None:
+            self._waiting.settle(self._entrance)
         await self._save(event)
 
     async def _checkpoint(self) -> None:
         try:
-            self._foreign_sessions = await self._runner.count_sessions(self.record)
-            if not self._foreign_sessions or self._stop_wish is StopWish.NOW:
+            self._counted_sessions = await self._held().count_anew()
+            if not self._counted_sessions or self._stop_wish is StopWish.NOW:
                 await self._runner.checkpoint(self.record)
                 self._checkpointed = True
         except errors.NotReady:
@@ -464,14 +672,13 @@ class ClusterOwner:
 
     async def _stop(self) -> None:
         # No await between the decision and the signal: a client that came in it would be cut off.
-        self._runner.stop(self._held())
+        self._runner.stop(self._held().process)
         self._phase = Process.STOPPING
         self._stop_sent_s = self._clock.monotonic_s()
         await failpoints.reached("pause.signalled")
 
     async def _note_exit(self) -> None:
-        self._phase = Process.ABSENT
-        self._address = None
+        await self._bury()
         self.record = replace(self.record, process=None)
         match self.record.compute:
             case Compute.RESUMING:
@@ -501,6 +708,7 @@ class ClusterOwner:
         await failpoints.reached("delete.stopped")
 
     async def _erase(self) -> None:
+        await self._bury()
         await self._runner.erase(self.record)
         await failpoints.reached("delete.erased")
         await self._change_status(Cause.ERASED, "")
@@ -521,9 +729,9 @@ class ClusterOwner:
 
     async def _resume_failed(self, error: errors.ZoryaError) -> None:
         _log.error("resume failed", cluster=self.name, error=str(error))
-        if self._process is not None:
-            await self._runner.abort(self.record, self._process)
-        self._phase = Process.ABSENT
+        if self._live is not None:
+            await self._runner.abort(self.record, self._live)
+        await self._bury()
         self._stop_wish = StopWish.NONE
         event = self._apply_compute(Cause.START_FAILED, str(error))
         self._waiting.settle(error)
@@ -537,7 +745,7 @@ class ClusterOwner:
     def _apply_compute(self, cause: Cause, reason: str) -> NewEvent | None:
         target, kind = states.change_of_compute(self.record.compute, cause)
         self.record = replace(self.record, compute=target, reason=reason)
-        if target in {Compute.STOPPED, Compute.RUNNING, Compute.FAILED}:
+        if target in {Compute.STOPPED, Compute.RUNNING, Compute.FROZEN, Compute.FAILED}:
             self._operation = None
         _log.info("compute", cluster=self.name, state=target.value, reason=reason)
         return self._event(kind, reason)
@@ -560,16 +768,38 @@ class ClusterOwner:
             return None
         return NewEvent(at=self._clock.now(), cluster=self.name, kind=kind, reason=reason)
 
+    def _write_later(self, event: NewEvent | None) -> None:
+        """Have the record and the event written soon, by nobody who is waited for."""
+        self._unwritten += [event] if event else []
+        self._to_write.set()
+
+    async def _write_what_is_due(self) -> None:
+        while True:
+            await self._to_write.wait()
+            try:
+                await self._save(None)
+            except errors.ZoryaError as error:
+                _log.error("the record could not be written", cluster=self.name, error=str(error))
+
     async def _save(self, event: NewEvent | None) -> None:
-        """Write the record as it is now, and the event.
+        """Write the record as it is now, and the event. Raises what the catalog raises, unless `_write` passes it by."""
+        async with self._writing:
+            self._unwritten += [event] if event else []
+            await self._write()
+
+    async def _write(self) -> None:
+        """Write the record as it is now with the events that wait for it. The caller holds the lock.
 
         A database that runs is not stopped because the catalog's disk is full: the failure is logged, and the next
         change writes the whole record again. What is on the host meanwhile is found again by looking at the host.
         """
+        self._to_write.clear()
+        events, self._unwritten = self._unwritten, []
+        record = self.record
         try:
-            self._revision = await self._around.catalog.replace(self.record, revision=self._revision, event=event)
+            self._revision = await self._around.catalog.replace(record, revision=self._revision, events=events)
         except (errors.DiskFull, errors.HomeUnusable) as error:
-            if self.record.status is not Status.AVAILABLE:
+            if record.status is not Status.AVAILABLE:
                 raise
             _log.error("the catalog could not be written", cluster=self.name, error=str(error))
         else:

@@ -1,13 +1,13 @@
 """All clusters of a home: makes and finds their owners, and gives them their ports. Implements `facade.Clusters`."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Protocol
 from urllib.parse import quote
 
 from zorya.control.catalog import Catalog
-from zorya.control.cluster import ClusterOwner, Surroundings
+from zorya.control.cluster import ClusterOwner, Guard, Surroundings
 from zorya.control.events import EventKind
 from zorya.control.installed import Installed
 from zorya.control.instance import InstanceRunner
@@ -15,7 +15,7 @@ from zorya.control.record import ClusterRecord
 from zorya.control.view import ClusterView, CreateRequest, Credentials, EventView
 from zorya.core import errors, ids, logging
 from zorya.core.clock import Clock
-from zorya.core.model import Address, Compute, Mode, Secret, Status
+from zorya.core.model import Address, Compute, Handoff, Mode, Secret, Status
 from zorya.core.settings import Settings
 
 _log = logging.get("zorya.control")
@@ -37,6 +37,9 @@ class Doors(Protocol):
     def close(self, port: int) -> None:
         """Stop listening; clients that are there stay. Idempotent."""
 
+    def let_unclaimed_go(self) -> None:
+        """Stop listening where an earlier server did and no cluster is any more. Once, after all were opened."""
+
     async def end_sessions(self, port: int) -> None:
         """Cut off the clients that came through `port`, held ones too."""
 
@@ -53,9 +56,10 @@ class Fleet:
         installed: Installed,
         runner: InstanceRunner,
         doors: Doors,
-        attach: tuple[str, str],
+        guard: Guard,
+        attach: Callable[[Handoff], tuple[str, str]],
     ) -> None:
-        """`attach` is how clients reach their engines and why, for `show`."""
+        """`attach` answers how clients reach an engine and why, for `show`."""
         self._settings = settings
         self._catalog = catalog
         self._clock = clock
@@ -72,8 +76,10 @@ class Fleet:
             catalog=catalog,
             clock=clock,
             runner=runner,
+            guard=guard,
             wake_timeout_s=settings.wake_timeout_s,
             stop_timeout_s=settings.stop_timeout_s,
+            reclaim_after_s=settings.reclaim_after_s,
             told=self._tell_followers,
         )
 
@@ -89,6 +95,7 @@ class Fleet:
             self._owners[record.name] = owner
             if record.status is not Status.DELETING:
                 await self._open_door(owner)
+        self._doors.let_unclaimed_go()
 
     async def run(self) -> None:
         """Run the owners until cancelled; engines then go on without them."""
@@ -103,7 +110,7 @@ class Fleet:
         finally:
             self._tasks = None
             for owner in self._owners.values():
-                owner.let_go()
+                await owner.let_go()
 
     async def started(self) -> None:
         """Wait until `run` is going."""
@@ -289,6 +296,7 @@ class Fleet:
             min_capacity=request.min_capacity,
             max_capacity=request.max_capacity,
             pause_after_s=request.pause_after_s,
+            freeze_after_s=request.freeze_after_s,
             username=USERNAME,
             password=Secret(ids.new_password()),
             database=name,
@@ -314,6 +322,7 @@ class Fleet:
     def _view(self, owner: ClusterOwner) -> ClusterView:
         record = owner.record
         running = record.compute in {Compute.RUNNING, Compute.PAUSING}
+        attach, attach_reason = self._attach(owner.handoff)
         return ClusterView(
             name=record.name,
             id=record.id,
@@ -327,15 +336,17 @@ class Fleet:
             min_capacity=record.min_capacity,
             max_capacity=record.max_capacity,
             pause_after_s=record.pause_after_s,
-            freeze_after_s=None,
+            freeze_after_s=record.freeze_after_s,
             endpoint=self._endpoint(record),
             endpoint_problem=owner.endpoint_problem,
-            attach=self._attach[0],
-            attach_reason=self._attach[1],
+            attach=attach,
+            attach_reason=attach_reason,
             username=record.username,
             database=record.database,
             sessions=owner.sessions,
             engine_pid=owner.pid,
+            resident_bytes=owner.resident_bytes,
+            awake_reason=owner.awake_reason,
             engine_log=str(self._runner.log_path(record)),
             pauses_in_s=owner.pauses_in_s,
             operation=owner.operation,

@@ -6,14 +6,18 @@ import socket
 from pathlib import Path
 
 from zorya.compute import leftovers, logfile
+from zorya.compute.group import Grouping, ProcessGroup
 from zorya.compute.processes import EngineProcess, Launch
 from zorya.control.installed import Installed
+from zorya.control.live import LiveEngine
 from zorya.control.record import ClusterRecord
 from zorya.core import errors, files
 from zorya.core.account import Account
+from zorya.core.clock import Clock
 from zorya.core.home import Home
-from zorya.core.model import Address
+from zorya.core.model import Address, Entrance, Handoff
 from zorya.engines.base import Engine, Instance, Phase
+from zorya.engines.handoff import Library
 
 ABORT_TIMEOUT_S = 5.0
 """How long an engine may take to end after its abort signal before it is killed."""
@@ -27,13 +31,25 @@ class InstanceRunner:
     """Runs engines of one kind for all clusters of a home. Keeps nothing about any of them."""
 
     def __init__(
-        self, *, home: Home, engine: Engine, installed: Installed, account: Account, log_max_bytes: int
+        self,
+        *,
+        home: Home,
+        engine: Engine,
+        installed: Installed,
+        account: Account,
+        clock: Clock,
+        library: Library,
+        grouping: Grouping,
+        log_max_bytes: int,
     ) -> None:
-        """Run `engine`'s programs as `account`."""
+        """Run `engine`'s programs as `account`, with the handoff library, in groups as the host allows."""
         self._home = home
         self._engine = engine
         self._installed = installed
         self._account = account
+        self._clock = clock
+        self._library = library
+        self._grouping = grouping
         self._log_max_bytes = log_max_bytes
 
     def engine_version(self, record: ClusterRecord) -> str:
@@ -57,7 +73,7 @@ class InstanceRunner:
             files.ensure_folder(folders.log.parent, mode=0o700)
         await self._engine.build(instance, record.password)
 
-    async def start(self, record: ClusterRecord) -> EngineProcess:
+    async def start(self, record: ClusterRecord) -> LiveEngine:
         """Start the engine, or answer the one that runs already. Returns before it is ready.
 
         Raises DataDamaged, DiskFull, StorageProblem, EngineMissing, StartFailed; then nothing was started.
@@ -74,12 +90,15 @@ class InstanceRunner:
             self._engine.forget_recorded_pid(folders)
         with files.disk_errors("Preparing the engine's start", folders.root):
             files.ensure_folder(folders.socket, mode=0o700, owner=self._account)
+            files.ensure_folder(folders.given_up, mode=0o700, owner=self._account)
+            # Whether it is there again tells whether this start's engine has opened it.
+            folders.inlet.unlink(missing_ok=True)
             await self._engine.write_configuration(instance)
             logfile.rotate(folders.log, max_bytes=self._log_max_bytes)
         argv, env = self._engine.command(instance, _free_port())
         plan = Launch(argv=argv, env=env, folder=folders.data, log=folders.log, account=self._account)
         try:
-            return await EngineProcess.launch(plan)
+            return self._alive(record, await EngineProcess.launch(plan))
         except OSError as error:
             raise errors.StartFailed(
                 f"{argv[0]} could not be started: {error.strerror or error}.",
@@ -87,14 +106,26 @@ class InstanceRunner:
                 client_message=f'cluster "{record.name}" could not be started',
             ) from error
 
-    def find_running(self, record: ClusterRecord) -> tuple[EngineProcess, Address | None] | None:
-        """Answer the engine that runs on the cluster's data folder, with its address once it is ready."""
+    def find_running(self, record: ClusterRecord) -> tuple[LiveEngine, Entrance | None] | None:
+        """Answer the engine that runs on the cluster's data folder, with its entrance once it is ready.
+
+        One that was frozen is thawed: nobody has watched its sessions.
+        """
         folders = self._home.of_cluster(record.id)
         pid = self._engine.recorded_pid(folders)
         if pid is None:
             return None
         process = EngineProcess.take_over(pid, folder=folders.data, known=record.process)
-        return (process, self._engine.readiness(folders, pid).address) if process is not None else None
+        if process is None:
+            return None
+        live = self._alive(record, process)
+        live.thaw()
+        return live, self.entrance(record, process)
+
+    def _alive(self, record: ClusterRecord, process: EngineProcess) -> LiveEngine:
+        folders = self._home.of_cluster(record.id)
+        group = ProcessGroup.enclose(self._grouping, f"zorya-{record.id}", process.identity)
+        return LiveEngine(process, group, new_watcher=lambda: self._engine.watcher(folders), clock=self._clock)
 
     async def await_ready(self, record: ClusterRecord, process: EngineProcess) -> Address:
         """Wait until the engine serves clients and answer its address. Waits for ever if the process ends."""
@@ -107,13 +138,24 @@ class InstanceRunner:
             waited = asyncio.get_running_loop().time() - began
             await asyncio.sleep(_POLL_FAST_S if waited < _POLL_FAST_FOR_S else _POLL_SLOW_S)
 
-    def address(self, record: ClusterRecord, process: EngineProcess) -> Address | None:
-        """Answer where a running engine listens; None when it does not, or not any more."""
-        return self._engine.readiness(self._home.of_cluster(record.id), process.pid).address
+    def entrance(self, record: ClusterRecord, process: EngineProcess) -> Entrance | None:
+        """Answer how to get into a running engine; None when it takes nobody, or not any more."""
+        folders = self._home.of_cluster(record.id)
+        address = self._engine.readiness(folders, process.pid).address
+        if address is None:
+            return None
+        if folders.inlet.exists():
+            handoff = Handoff(inlet=folders.inlet, reason="The engine takes connections from Zorya.")
+        elif self._library.path is None:
+            handoff = Handoff(inlet=None, reason=self._library.reason)
+        else:
+            handoff = Handoff(inlet=None, reason="The engine was started without the handoff library.")
+        return Entrance(address=address, handoff=handoff)
 
-    async def count_sessions(self, record: ClusterRecord) -> int:
-        """Answer the client sessions that the engine has. Raises EngineProblem."""
-        return await self._engine.count_sessions(self._home.of_cluster(record.id))
+    def expected_handoff(self, record: ClusterRecord) -> Handoff:
+        """Answer how clients will get into an engine that is yet to be started."""
+        inlet = self._home.of_cluster(record.id).inlet if self._library.path is not None else None
+        return Handoff(inlet=inlet, reason=self._library.reason)
 
     async def checkpoint(self, record: ClusterRecord) -> None:
         """Have the engine write its changed pages. Raises EngineProblem."""
@@ -123,10 +165,11 @@ class InstanceRunner:
         """Tell the engine to end its sessions and stop cleanly."""
         process.signal(self._engine.stop_signal)
 
-    async def abort(self, record: ClusterRecord, process: EngineProcess) -> None:
+    async def abort(self, record: ClusterRecord, live: LiveEngine) -> None:
         """Stop the engine at once and wait until all of it is gone. Raises StopFailed."""
-        process.signal(self._engine.abort_signal)
-        await asyncio.wait({asyncio.ensure_future(process.wait())}, timeout=ABORT_TIMEOUT_S)
+        live.thaw()
+        live.process.signal(self._engine.abort_signal)
+        await asyncio.wait({asyncio.ensure_future(live.process.wait())}, timeout=ABORT_TIMEOUT_S)
         await leftovers.clear(self._home.of_cluster(record.id).data)
 
     async def erase(self, record: ClusterRecord) -> None:
@@ -151,6 +194,11 @@ class InstanceRunner:
         """Rotate the engine's log if it has grown too large."""
         await asyncio.to_thread(logfile.rotate, self._home.of_cluster(record.id).log, max_bytes=self._log_max_bytes)
 
+    def _library_for_start(self) -> Path | None:
+        """Answer the library, unless it has been removed since it was tried out: the loader would only complain."""
+        path = self._library.path
+        return path if path is not None and path.exists() else None
+
     async def _instance(self, record: ClusterRecord) -> Instance:
         return Instance(
             cluster=record.name,
@@ -160,6 +208,7 @@ class InstanceRunner:
             username=record.username,
             database=record.database,
             max_capacity=record.max_capacity,
+            library=self._library_for_start(),
         )
 
 

@@ -6,6 +6,7 @@ here never has to remember what happened before; what matters of the past is in 
 
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 
 from zorya.core.model import Compute, Status
 
@@ -40,6 +41,11 @@ class Action(StrEnum):
     START = "start"
     AWAIT_READY = "await ready"
     FINISH_RESUME = "finish resume"
+    LOOK = "look"
+    FREEZE = "freeze"
+    LISTEN = "listen"
+    RECLAIM = "reclaim"
+    THAW = "thaw"
     BEGIN_PAUSE = "begin pause"
     CANCEL_PAUSE = "cancel pause"
     DROP_PAUSE = "drop pause"
@@ -61,15 +67,30 @@ class Situation:
     process: Process
     waiters: int
     """Clients and commands that wait for a running engine."""
+    visitors: int
+    """Clients at the endpoint that have no session yet, the waiting ones among them."""
     sessions: int
-    """Clients at the endpoint, the waiting ones among them."""
+    """The visitors, and the sessions that the engine was last seen to have."""
     idle_s: float
     """How long there has been no session; 0 while there is one."""
     pause_after_s: int | None
+    look_in_s: float
+    """When the engine is to be looked at again; of a frozen one, whether a signal waits for it."""
+    quiet_s: float
+    """How long the engine has been at rest with all its sessions; 0 while it is not, or is not known to be."""
+    freeze_after_s: float | None
+    freeze_blocked_s: float
+    """How long no freeze is to be tried, since one failed."""
+    stirred: str
+    """Why a frozen engine is wanted, as a sentence: one of its sessions has something for it. Empty if it is not."""
+    frozen_s: float
+    """How long it has been frozen; 0 if it is not."""
+    reclaim_after_s: float | None
+    """After how long the memory of a frozen engine is given back; None when it was, or cannot be."""
     checkpointed: bool
     """Whether the checkpoint that goes before a stop is done."""
-    foreign_sessions: int
-    """Client sessions that the engine itself counted, before that checkpoint, though none is at the endpoint."""
+    counted_sessions: int
+    """Client sessions that the engine itself counted before that checkpoint."""
     stopping_s: float
     """How long ago the engine was told to stop; 0 if it was not."""
     stop_timeout_s: float
@@ -114,6 +135,8 @@ def _decide_compute(now: Situation) -> Decision:
             return _while_resuming(now)
         case Compute.RUNNING:
             return _while_running(now)
+        case Compute.FROZEN:
+            return _while_frozen(now)
         case Compute.PAUSING:
             return _while_pausing(now)
 
@@ -143,13 +166,55 @@ def _while_running(now: Situation) -> Decision:
         return Decision(action=Action.DROP_PAUSE, reason="A client came first.")
     if now.stop_wish is not StopWish.NONE:
         return Decision(action=Action.BEGIN_PAUSE, reason=_stop_reason(now))
-    if now.pause_after_s is None or now.sessions:
-        return Decision(action=Action.REST, reason="It is in use." if now.sessions else "It never pauses.")
-    if now.idle_s >= now.pause_after_s:
+    if _pause_is_due(now):
         return Decision(action=Action.BEGIN_PAUSE, reason=f"No client session for {now.pause_after_s} s.")
-    return Decision(
-        action=Action.REST, reason="It is idle, not yet for long.", recheck_s=now.pause_after_s - now.idle_s
-    )
+    if now.look_in_s <= 0:
+        return Decision(action=Action.LOOK, reason="It is seen from time to time what the engine does.")
+    if _freeze_is_due(now):
+        return Decision(action=Action.FREEZE, reason=f"Nothing has been done for {now.freeze_after_s:g} s.")
+    return Decision(action=Action.REST, reason="There is nothing to do yet.", recheck_s=_next_check_s(now))
+
+
+def _while_frozen(now: Situation) -> Decision:
+    if now.process in {Process.ABSENT, Process.ENDED}:
+        return Decision(action=Action.NOTE_EXIT, reason="The engine ended while it was frozen.")
+    if now.visitors or now.waiters:
+        return Decision(action=Action.THAW, reason=_wanted(now))
+    if now.stop_wish is StopWish.WHEN_UNUSED and now.sessions:
+        return Decision(action=Action.DROP_PAUSE, reason="It has sessions.")
+    if now.stop_wish is not StopWish.NONE:
+        return Decision(action=Action.BEGIN_PAUSE, reason=_stop_reason(now))
+    if now.stirred:
+        return Decision(action=Action.THAW, reason=now.stirred)
+    if _pause_is_due(now):
+        return Decision(action=Action.BEGIN_PAUSE, reason=f"No client session for {now.pause_after_s} s.")
+    if now.look_in_s <= 0:
+        return Decision(action=Action.LISTEN, reason="A timer or an operator may have signalled a session.")
+    if now.reclaim_after_s is not None and now.frozen_s >= now.reclaim_after_s:
+        return Decision(action=Action.RECLAIM, reason="What sleeps for long needs no memory.")
+    return Decision(action=Action.REST, reason="Nobody wants it.", recheck_s=_next_check_s(now))
+
+
+def _pause_is_due(now: Situation) -> bool:
+    return now.pause_after_s is not None and not now.sessions and now.idle_s >= now.pause_after_s
+
+
+def _freeze_is_due(now: Situation) -> bool:
+    if now.freeze_after_s is None or now.visitors or now.waiters or now.freeze_blocked_s > 0:
+        return False
+    return now.quiet_s >= now.freeze_after_s
+
+
+def _next_check_s(now: Situation) -> float | None:
+    """Answer the time until something else is due; None when nothing is."""
+    times = [now.look_in_s]
+    if now.pause_after_s is not None and not now.sessions:
+        times.append(now.pause_after_s - now.idle_s)
+    if now.compute is Compute.FROZEN and now.reclaim_after_s is not None:
+        times.append(now.reclaim_after_s - now.frozen_s)
+    if now.compute is Compute.RUNNING and now.freeze_after_s is not None and now.quiet_s > 0 and not now.visitors:
+        times.append(max(now.freeze_after_s - now.quiet_s, now.freeze_blocked_s))
+    return max(0.0, min(times)) if min(times) < inf else None
 
 
 def _while_pausing(now: Situation) -> Decision:
@@ -161,12 +226,11 @@ def _while_pausing(now: Situation) -> Decision:
             return Decision(action=Action.ABORT, reason=f"It did not stop within {now.stop_timeout_s:g} s.")
         return Decision(action=Action.REST, reason="The engine stops.", recheck_s=left_s)
     if now.stop_wish is not StopWish.NOW:
-        if now.sessions or now.waiters:
+        if now.visitors or now.waiters:
             return Decision(action=Action.CANCEL_PAUSE, reason=_wanted(now))
-        if now.foreign_sessions:
+        if now.counted_sessions:
             return Decision(
-                action=Action.CANCEL_PAUSE,
-                reason=f"The engine has {now.foreign_sessions} session(s) that did not come through the endpoint.",
+                action=Action.CANCEL_PAUSE, reason=f"The engine has {now.counted_sessions} session(s) after all."
             )
     if now.process is Process.STARTING:
         # A PostgreSQL that is told to stop cleanly while it recovers may not stop at all.
@@ -177,7 +241,7 @@ def _while_pausing(now: Situation) -> Decision:
 
 
 def _wanted(now: Situation) -> str:
-    return "A client connected." if now.sessions else "It was asked to."
+    return "A client connected." if now.visitors else "It was asked to."
 
 
 def _stop_reason(now: Situation) -> str:

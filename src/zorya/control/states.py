@@ -22,6 +22,7 @@ class Cause(StrEnum):
     READY = "ready"
     START_FAILED = "start failed"
     STOP_DUE = "stop due"
+    AT_REST = "at rest"
     EXITED = "exited"
     FOUND_READY = "found ready"
     FOUND_STARTING = "found starting"
@@ -50,15 +51,21 @@ COMPUTE: Mapping[tuple[Compute, Cause], Change] = {
     (Compute.RESUMING, Cause.START_FAILED): Change(Compute.FAILED, EventKind.RESUME_FAILED),
     (Compute.RESUMING, Cause.STOP_DUE): Change(Compute.PAUSING, EventKind.PAUSING),
     (Compute.RUNNING, Cause.STOP_DUE): Change(Compute.PAUSING, EventKind.PAUSING),
+    (Compute.RUNNING, Cause.AT_REST): Change(Compute.FROZEN, EventKind.FROZEN),
+    (Compute.FROZEN, Cause.WANTED): Change(Compute.RUNNING, EventKind.THAWED),
+    (Compute.FROZEN, Cause.STOP_DUE): Change(Compute.PAUSING, EventKind.PAUSING),
+    (Compute.FROZEN, Cause.EXITED): Change(Compute.STOPPED, EventKind.ENGINE_LOST),
     (Compute.RUNNING, Cause.EXITED): Change(Compute.STOPPED, EventKind.ENGINE_LOST),
     (Compute.PAUSING, Cause.WANTED): Change(Compute.RUNNING, EventKind.PAUSE_CANCELED),
     (Compute.PAUSING, Cause.EXITED): Change(Compute.STOPPED, EventKind.PAUSED),
     # What the host shows when Zorya starts wins over what was recorded before it ended.
     (Compute.RUNNING, Cause.FOUND_READY): Change(Compute.RUNNING, EventKind.TAKEN_OVER),
+    (Compute.FROZEN, Cause.FOUND_READY): Change(Compute.RUNNING, EventKind.TAKEN_OVER),
     (Compute.RESUMING, Cause.FOUND_READY): Change(Compute.RUNNING, EventKind.RESUMED),
     (Compute.STOPPED, Cause.FOUND_READY): Change(Compute.RUNNING, EventKind.TAKEN_OVER),
     (Compute.FAILED, Cause.FOUND_READY): Change(Compute.RUNNING, EventKind.TAKEN_OVER),
     (Compute.RUNNING, Cause.FOUND_STARTING): Change(Compute.RESUMING, EventKind.TAKEN_OVER),
+    (Compute.FROZEN, Cause.FOUND_STARTING): Change(Compute.RESUMING, EventKind.TAKEN_OVER),
     (Compute.STOPPED, Cause.FOUND_STARTING): Change(Compute.RESUMING, EventKind.TAKEN_OVER),
     (Compute.FAILED, Cause.FOUND_STARTING): Change(Compute.RESUMING, EventKind.TAKEN_OVER),
 }

@@ -51,6 +51,8 @@ class ClusterView:
     engine_pid: int | None
     resident_bytes: int | None
     """Memory that the engine occupies now; None where it does not run or the host does not tell."""
+    awake_reason: str
+    """What keeps a running cluster from freezing, as a sentence; empty when nothing does, or it does not run."""
     engine_log: str
     """Path of the engine's log on the server's host."""
     pauses_in_s: float | None

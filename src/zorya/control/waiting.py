@@ -3,7 +3,7 @@
 import asyncio
 
 from zorya.core import errors
-from zorya.core.model import Address
+from zorya.core.model import Entrance
 
 
 class WaitingRoom:
@@ -13,12 +13,12 @@ class WaitingRoom:
         """`timeout_s` is how long one caller is held."""
         self._cluster = cluster
         self._timeout_s = timeout_s
-        self._outcome: asyncio.Future[Address | errors.ZoryaError] | None = None
+        self._outcome: asyncio.Future[Entrance | errors.ZoryaError] | None = None
         self.waiters = 0
         """How many are held now."""
 
-    async def wait(self) -> Address:
-        """Answer the engine's address once `settle` tells it.
+    async def wait(self) -> Entrance:
+        """Answer how to get into the engine once `settle` tells it.
 
         Raises what `settle` was given instead, or WakeTimeout: the caller's patience ends then, not the start.
         """
@@ -37,8 +37,8 @@ class WaitingRoom:
             raise type(outcome)(outcome.message, hint=outcome.hint, client_message=outcome.client_message)
         return outcome
 
-    def settle(self, outcome: Address | errors.ZoryaError) -> None:
-        """Let all who wait now go, with the engine's address or with the reason why there is none."""
+    def settle(self, outcome: Entrance | errors.ZoryaError) -> None:
+        """Let all who wait now go, with the way into the engine or with the reason why there is none."""
         held, self._outcome = self._outcome, None
         if held is not None:
             held.set_result(outcome)

@@ -71,6 +71,11 @@ class Home:
         return self.root / location.SERVER_LOG
 
     @property
+    def keeper_log(self) -> Path:
+        """Where the keeper says what is wrong."""
+        return self.server_log.with_name("keeper.log")
+
+    @property
     def engines(self) -> Path:
         """Copies of engine installations that the engines' account could not reach."""
         return self.root / "engines"

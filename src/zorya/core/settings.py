@@ -92,6 +92,11 @@ class Settings(BaseSettings):
         description="Seconds of quiet after which a new cluster freezes, at least 0.01, or `never`. "
         "A cluster's own value is chosen at its creation.",
     )
+    freezer: Literal["auto", "cgroup2", "cgroup1", "signals"] = Field(
+        default="auto",
+        description="How engines are frozen: by the freezer of control groups of version 2 or 1, or by SIGSTOP. "
+        "`auto` takes the first of these that this host has.",
+    )
     reclaim_after_s: float = Field(
         default=60,
         gt=0,

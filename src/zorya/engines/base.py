@@ -1,7 +1,7 @@
 """What Zorya needs of a database engine. One implementation a kind; they do not know of each other."""
 
 import signal
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -73,16 +73,20 @@ class Readiness:
 class Activity:
     """What a running engine does at one moment."""
 
-    sessions: frozenset[int]
-    """The processes that serve clients' sessions, Zorya's own not among them."""
-    newcomers: int
-    """Clients that are not in a session yet: being let in, or turned away."""
-    unwatchable: int
-    """Sessions of this host's administrator, which came in beside the endpoint and whose input cannot be watched."""
+    clients: Set[int]
+    """The processes that serve a client: in a session, or while it is let in or turned away. Zorya's own is none."""
+    helpers: Set[int]
+    """The engine's other processes, but for the first: its own workers, and what serves Zorya."""
     busy: str
-    """What works, as a sentence; empty when every session is idle, outside a transaction, and the engine rests."""
+    """What keeps it from resting, as a sentence; empty when the engine rests.
+
+    It rests when every session is outside a transaction and waits for its client, having done all that the client had
+    sent, and when no worker of the engine's own has anything to do.
+    """
     mark: str
     """A text that changes when a session begins, ends or does something."""
+    idle_s: float | None
+    """How long ago, by the host's wall clock, a session last did something; None without sessions."""
     log_position: int
     """How much log has been written, in bytes."""
     log_flushed: bool

@@ -6,7 +6,6 @@ relayed instead; the reason is kept for the operator.
 
 import hashlib
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ from zorya.core import commands, files
 from zorya.core.account import Account
 from zorya.core.home import ClusterFolders, Home
 
-_BUILT = Path(__file__).with_name("handoff.so")
+# Not handoff.so: Python would import that in place of this module.
+_BUILT = Path(__file__).with_name("handoff.so.1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,11 +45,13 @@ def place(home: Home, account: Account, built: Path = _BUILT) -> Library:
     """
     if not built.exists():
         return examine(built)
-    copy = home.engines / f"handoff-{hashlib.sha256(built.read_bytes()).hexdigest()[:16]}.so"
-    if not copy.exists():
-        with files.disk_errors("Copying the handoff library into the home", home.engines):
+    with files.disk_errors("Copying the handoff library into the home", home.engines):
+        content = built.read_bytes()
+        copy = home.engines / f"handoff-{hashlib.sha256(content).hexdigest()[:16]}.so"
+        # The content counts: the copy is not made durable, and a crash of the host may have left it empty.
+        if not copy.exists() or copy.read_bytes() != content:
             partial = copy.with_suffix(".partial")
-            shutil.copyfile(built, partial)
+            partial.write_bytes(content)
             partial.chmod(0o755)
             partial.rename(copy)
     return _try_out(copy, account)
@@ -64,18 +66,22 @@ def environment(library: Path, *, folders: ClusterFolders, listener: str) -> Map
         "LD_PRELOAD": str(library),
         "ZORYA_HANDOFF_LISTENER": listener,
         "ZORYA_HANDOFF_SOCKET": str(folders.inlet),
-        "ZORYA_HANDOFF_UID": str(os.geteuid()),
+        # The real user: that is what the kernel tells the receiver about a sender.
+        "ZORYA_HANDOFF_UID": str(os.getuid()),
     }
 
 
 def _try_out(library: Path, account: Account | None) -> Library:
-    if set(str(library)) & set(" :"):
-        return Library(path=None, reason=f"The loader cannot preload {library}: its path has a space or a colon.")
+    if set(str(library)) & set(" :$"):
+        return Library(path=None, reason=f"The loader cannot preload {library}: its path has a space, a colon or a $.")
+    # The library takes LD_PRELOAD away; ld.so names on standard error what it cannot preload and goes on without it.
+    proof = '[ -z "$LD_PRELOAD" ] || echo "It was not loaded."'
     try:
-        said = commands.run_blocking(["true"], account=account, env={"LD_PRELOAD": str(library)}, timeout_s=20)
+        said = commands.run_blocking(
+            ["sh", "-c", proof], account=account, env={"LD_PRELOAD": str(library)}, timeout_s=20
+        )
     except commands.CommandFailed as error:
         said = str(error)
     if said:
-        # ld.so names what it cannot preload on standard error and goes on without it.
         return Library(path=None, reason=f"The loader does not take the handoff library: {' '.join(said.split())}")
     return Library(path=library, reason="Engines take clients' connections themselves.")

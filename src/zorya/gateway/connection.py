@@ -1,14 +1,15 @@
-"""The life of one client connection: read its start, wake the cluster, reach the engine, attach. A function a step."""
+"""The life of one client connection: look at its start, wake the cluster, attach. A function a step."""
 
 import asyncio
 import contextlib
 import socket
 from collections.abc import Coroutine
+from dataclasses import dataclass
 
 from zorya.core import errors, logging
-from zorya.core.model import Address
+from zorya.core.model import Address, Entrance
 from zorya.core.settings import Settings
-from zorya.gateway import attach, pgwire, refusals, relay, sockets
+from zorya.gateway import attach, handoff, pgwire, refusals, relay, sockets, startup
 from zorya.gateway.directory import Endpoint
 
 WAKE_GRACE_S = 1.0
@@ -16,7 +17,7 @@ WAKE_GRACE_S = 1.0
 
 ENGINE_ATTEMPTS = 3
 RETRY_PAUSE_S = 0.05
-"""Times to wake and connect where the engine dies in between, and the pause after the first; later ones are longer."""
+"""Times to wake and attach where the engine ends in between, and the pause after the first; later ones are longer."""
 
 CANCEL_TIMEOUT_S = 5.0
 """How long a running engine may take over a cancel request."""
@@ -27,86 +28,81 @@ FAREWELL_TIMEOUT_S = 2.0
 log = logging.get("zorya.gateway")
 
 
-async def serve(client: socket.socket, endpoint: Endpoint, settings: Settings, carrier: relay.Relay) -> None:
-    """Serve an accepted connection until it ends, whatever ends it. Raises nothing but CancelledError.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arrival:
+    """One accepted connection and what it came to."""
 
-    `client` is connected and non-blocking; the caller closes it afterwards. On cancellation a held client is told that
-    the administrator cut it off; a relayed one just loses its connection, since any word would land inside a message.
+    client: socket.socket
+    """Connected and non-blocking."""
+    peer: handoff.Peer
+    endpoint: Endpoint
+    settings: Settings
+    relay: relay.Relay
+
+
+async def serve(arrival: Arrival) -> None:
+    """Serve a connection until it is handed over or has ended. Raises nothing but CancelledError.
+
+    The caller closes the connection afterwards; an engine that got it has a descriptor of its own. On cancellation a
+    held client is told that the administrator cut it off; a relayed one just loses its connection, since any word would
+    land inside a message.
     """
-    await _guard(client, endpoint, _serve(client, endpoint, settings, carrier))
+    await _guard(arrival, _serve(arrival))
 
 
-async def turn_away(client: socket.socket, endpoint: Endpoint, settings: Settings) -> None:
-    """Tell a client that there are too many; forward it if it is a cancel request. Otherwise as `serve`.
+async def turn_away(arrival: Arrival) -> None:
+    """Tell a client that there are too many; pass it on if it is a cancel request. Otherwise as `serve`.
 
-    Its start is read first, as PostgreSQL does: libpq shows no error that comes in place of the answer to SSLRequest.
+    Its start is looked at first, as PostgreSQL does: libpq shows no error that comes in place of the answer to
+    SSLRequest.
     """
-    await _guard(client, endpoint, _turn_away(client, endpoint, settings))
+    await _guard(arrival, _turn_away(arrival))
 
 
-async def _guard(client: socket.socket, endpoint: Endpoint, conversation: Coroutine[None, None, None]) -> None:
+async def _guard(arrival: Arrival, conversation: Coroutine[None, None, None]) -> None:
+    name = arrival.endpoint.name
     try:
         await conversation
     except errors.ZoryaError as error:
-        log.debug("client refused", cluster=endpoint.name, error=error.code, reason=error.message)
-        await _refuse(client, refusals.explain(error))
+        log.debug("client refused", cluster=name, error=error.code, reason=error.message)
+        await _refuse(arrival.client, refusals.explain(error))
     except Exception:
-        log.exception("client connection failed", cluster=endpoint.name)
-        await _refuse(client, refusals.INTERNAL_ERROR)
+        log.exception("client connection failed", cluster=name)
+        await _refuse(arrival.client, refusals.INTERNAL_ERROR)
 
 
-async def _serve(client: socket.socket, endpoint: Endpoint, settings: Settings, carrier: relay.Relay) -> None:
-    opening, rest = await _read_opening(client, settings.startup_timeout_s)
+async def _serve(arrival: Arrival) -> None:
+    """Nothing is asked of a client whose engine is up: the engine reads what it has to say.
+
+    One that only connects gets nowhere all the same, and one that wants no session, or nonsense, starts nothing.
+    """
+    if arrival.endpoint.is_up:
+        if await startup.has_spoken(arrival.client, arrival.settings.startup_timeout_s):
+            await _attach(arrival)
+        return
+    opening = await startup.read(arrival.client, arrival.settings.startup_timeout_s)
     if isinstance(opening, pgwire.Startup):
-        await _attach(client, endpoint, opening.raw + rest, settings.wake_timeout_s, carrier)
+        await _attach(arrival)
     else:
-        await _answer(client, endpoint, opening)
+        await _answer(arrival, opening)
 
 
-async def _turn_away(client: socket.socket, endpoint: Endpoint, settings: Settings) -> None:
-    opening, _ = await _read_opening(client, settings.startup_timeout_s)
-    await _answer(client, endpoint, refusals.TOO_MANY_CLIENTS if isinstance(opening, pgwire.Startup) else opening)
+async def _turn_away(arrival: Arrival) -> None:
+    opening = await startup.read(arrival.client, arrival.settings.startup_timeout_s)
+    await _answer(arrival, refusals.TOO_MANY_CLIENTS if isinstance(opening, pgwire.Startup) else opening)
 
 
-async def _answer(
-    client: socket.socket,
-    endpoint: Endpoint,
-    opening: pgwire.CancelRequest | pgwire.Refusal | pgwire.DirectTls | None,
-) -> None:
+async def _answer(arrival: Arrival, opening: pgwire.CancelRequest | pgwire.Refusal | pgwire.DirectTls | None) -> None:
     """Do what a connection that is not to be a session asks for."""
     match opening:
         case pgwire.CancelRequest():
-            await _forward_cancel(opening, endpoint)
+            await _forward_cancel(opening, arrival.endpoint)
         case pgwire.Refusal():
-            await _refuse(client, opening)
+            await _refuse(arrival.client, opening)
         case pgwire.DirectTls():
-            await _say_farewell(client, pgwire.TLS_REFUSED)
+            await _say_farewell(arrival.client, pgwire.TLS_REFUSED)
         case None:
-            log.debug("client left or was cut off before it asked for anything", cluster=endpoint.name)
-
-
-async def _read_opening(client: socket.socket, timeout_s: float) -> tuple[pgwire.Opening | None, bytes]:
-    """Read until it is known what the client wants; answer that and the bytes it sent behind it.
-
-    None stands for a client that left, or that took longer than `timeout_s` and deserves no more attention: PostgreSQL
-    says nothing to those either. Raises ProtocolViolation.
-    """
-    with contextlib.suppress(OSError):  # TimeoutError is one
-        async with asyncio.timeout(timeout_s):
-            return await _converse(client)
-    return None, b""
-
-
-async def _converse(client: socket.socket) -> tuple[pgwire.Opening | None, bytes]:
-    loop = asyncio.get_running_loop()
-    framer = pgwire.StartupFramer()
-    while data := await loop.sock_recv(client, pgwire.MAX_PACKET_BYTES):
-        framer.receive(data)
-        while event := framer.next_event():
-            if isinstance(event, pgwire.Opening):
-                return event, framer.buffered
-            await loop.sock_sendall(client, pgwire.ENCRYPTION_REFUSED)
-    return None, b""
+            log.debug("client left or was cut off before it asked for anything", cluster=arrival.endpoint.name)
 
 
 async def _forward_cancel(request: pgwire.CancelRequest, endpoint: Endpoint) -> None:
@@ -114,97 +110,107 @@ async def _forward_cancel(request: pgwire.CancelRequest, endpoint: Endpoint) -> 
 
     The engine closes the connection once the signal is sent; a client that waits for that must not be let go earlier.
     """
-    address = endpoint.running_address()
-    if address is None:
+    entrance = endpoint.running()
+    if entrance is None:
         return
     try:
         async with asyncio.timeout(CANCEL_TIMEOUT_S):
-            with await _open_session(address, request.raw) as engine:
+            with await _open_session(entrance.address, request.raw) as engine:
                 await asyncio.get_running_loop().sock_recv(engine, 1)
     except OSError as error:
-        log.debug("cancel request not delivered", cluster=endpoint.name, engine=str(address), error=str(error))
+        log.debug("cancel request not delivered", cluster=endpoint.name, error=str(error))
 
 
-async def _attach(
-    client: socket.socket, endpoint: Endpoint, first_bytes: bytes, wake_timeout_s: float, carrier: relay.Relay
-) -> None:
-    """Count the client in, bring it to its engine, and return when the session is over."""
+async def _attach(arrival: Arrival) -> None:
+    """Count the client in, bring it to its engine, and return when Zorya has nothing more to do with it."""
+    endpoint = arrival.endpoint
     endpoint.enter()
     try:
-        match attach.decide().way:
-            case attach.Way.RELAY:
-                await _relay(client, endpoint, first_bytes, wake_timeout_s, carrier)
+        session = await _reach_engine(arrival)
+        if session is not None:
+            endpoint.attached()
     finally:
         endpoint.leave()
-
-
-async def _relay(
-    client: socket.socket, endpoint: Endpoint, first_bytes: bytes, wake_timeout_s: float, carrier: relay.Relay
-) -> None:
-    engine = await _hold(client, endpoint, first_bytes, wake_timeout_s)
-    if engine is None:
-        log.debug("client left while it was held", cluster=endpoint.name)
-        return
-    with engine:
-        await carrier.carry(client, engine)
-
-
-async def _hold(
-    client: socket.socket, endpoint: Endpoint, first_bytes: bytes, wake_timeout_s: float
-) -> socket.socket | None:
-    """Answer a session of the engine, or None when the client leaves before there is one."""
-    loop = asyncio.get_running_loop()
-    presence = asyncio.timeout(None)
-    try:
-        async with presence:
-            loop.add_reader(client, _end_if_left, client, presence)
-            try:
-                return await _reach_engine(endpoint, first_bytes, wake_timeout_s)
-            finally:
-                loop.remove_reader(client)
-    except TimeoutError:
-        if presence.expired():
-            return None
-        raise
-    except asyncio.CancelledError:
-        _say_at_once(client, refusals.CUT_OFF)
-        raise
-
-
-def _end_if_left(client: socket.socket, presence: asyncio.Timeout) -> None:
-    """Let `presence` expire if the client has closed. A client that sends more instead is not watched any longer."""
-    loop = asyncio.get_running_loop()
-    loop.remove_reader(client)
-    try:
-        left = not client.recv(1, socket.MSG_PEEK)
-    except OSError:
-        left = True
-    if left:
-        presence.reschedule(loop.time())
-
-
-async def _reach_engine(endpoint: Endpoint, first_bytes: bytes, wake_timeout_s: float) -> socket.socket:
-    try:
-        async with asyncio.timeout(wake_timeout_s + WAKE_GRACE_S):
-            return await _wake_and_connect(endpoint, first_bytes)
-    except TimeoutError as error:
-        raise errors.WakeTimeout(f"The engine of {endpoint.name} was not ready in {wake_timeout_s:g} s.") from error
-
-
-async def _wake_and_connect(endpoint: Endpoint, first_bytes: bytes) -> socket.socket:
-    """Wake the cluster and connect to its engine, once more if the engine stops just in between."""
-    for attempt in range(1, ENGINE_ATTEMPTS + 1):
-        address = await endpoint.wake()
+    if isinstance(session, socket.socket):
         try:
-            return await _open_session(address, first_bytes)
+            with session:
+                await arrival.relay.carry(arrival.client, session)
+        finally:
+            endpoint.detached()
+
+
+class _HandedOver:
+    """In place of a relayed session's socket: the engine has the client's own."""
+
+
+async def _reach_engine(arrival: Arrival) -> socket.socket | _HandedOver | None:
+    """Wake and attach, once more if the engine ends just in between. Answer the engine's side of a relayed session.
+
+    None stands for a client that left while it was held. Raises what `wake` raises, and EngineProblem.
+    """
+    failed, failure = None, ""
+    for attempt in range(1, ENGINE_ATTEMPTS + 1):
+        entrance = arrival.endpoint.running() or await _hold(arrival)
+        if entrance is None:
+            log.debug("client left while it was held", cluster=arrival.endpoint.name)
+            return None
+        choice = attach.decide(
+            entrance.handoff,
+            relay_only=arrival.settings.attach == "relay",
+            # An engine that has been started anew has not failed yet.
+            failure=failure if entrance == failed else "",
+        )
+        try:
+            session = await _attach_by(choice.way, arrival, entrance)
         except OSError as error:
-            log.debug("engine not reached", cluster=endpoint.name, engine=str(address), error=str(error))
+            failed, failure = entrance, error.strerror or str(error)
+        else:
+            log.debug("attached", cluster=arrival.endpoint.name, way=choice.way, reason=choice.reason)
+            return session
+        log.debug("engine not reached", cluster=arrival.endpoint.name, way=choice.way, error=failure)
         await asyncio.sleep(RETRY_PAUSE_S * attempt)
-    raise errors.EngineProblem(f"The engine of {endpoint.name} runs but takes no connections.")
+    raise errors.EngineProblem(f"The engine of {arrival.endpoint.name} runs but takes no connections.")
+
+
+async def _attach_by(way: attach.Way, arrival: Arrival, entrance: Entrance) -> socket.socket | _HandedOver:
+    """Do it. Raises OSError when the engine does not take the client; the client is as it was then."""
+    match way:
+        case attach.Way.HANDOFF:
+            assert entrance.handoff.inlet is not None
+            if not await handoff.hand_over(arrival.client, arrival.peer, entrance.handoff.inlet):
+                raise ConnectionAbortedError("the engine ended before it had the client")
+            return _HandedOver()
+        case attach.Way.RELAY:
+            return await _open_session(entrance.address, b"")
+
+
+async def _hold(arrival: Arrival) -> Entrance | None:
+    """Hold the client until the engine is up; answer how to get in, or None when the client leaves before that."""
+    waking = asyncio.create_task(_wake(arrival), name=f"wake {arrival.endpoint.name}")
+    leaving = asyncio.create_task(startup.has_left(arrival.client), name=f"client of {arrival.endpoint.name} leaves")
+    try:
+        await asyncio.wait({waking, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        return waking.result() if waking.done() else None
+    except asyncio.CancelledError:
+        _say_at_once(arrival.client, refusals.CUT_OFF)
+        raise
+    finally:
+        waking.cancel()
+        leaving.cancel()
+        await asyncio.gather(waking, leaving, return_exceptions=True)
+
+
+async def _wake(arrival: Arrival) -> Entrance:
+    timeout_s = arrival.settings.wake_timeout_s
+    try:
+        async with asyncio.timeout(timeout_s + WAKE_GRACE_S):
+            return await arrival.endpoint.wake()
+    except TimeoutError as error:
+        raise errors.WakeTimeout(f"The engine of {arrival.endpoint.name} was not ready in {timeout_s:g} s.") from error
 
 
 async def _open_session(address: Address, first_bytes: bytes) -> socket.socket:
-    """Connect to the engine and send it what the client has sent so far. Raises OSError."""
+    """Connect to the engine and send it these bytes. Raises OSError."""
     loop = asyncio.get_running_loop()
     engine = sockets.new_engine_socket(address)
     try:

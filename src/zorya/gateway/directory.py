@@ -1,25 +1,28 @@
-"""What the gateway needs to know of clusters. `server.py` hands it control's implementation."""
+"""What the gateway needs to know of a cluster. `server.py` hands it control's implementation."""
 
 from typing import Protocol
 
-from zorya.core.model import Address, Entrance
+from zorya.core.model import Entrance
 
 
 class Endpoint(Protocol):
-    """One cluster as the gateway sees it."""
+    """One cluster, as seen from its port. None of these methods is called from another thread."""
 
     @property
     def name(self) -> str:
-        """The cluster's name, for logs and error messages."""
+        """The cluster's name."""
 
     def enter(self) -> None:
-        """Count a client that is there or waiting. From this call to `leave` no pause begins to stop the engine."""
+        """Count a client in that wants a session. From here on no pause and no freeze begins. Never blocks."""
 
     def leave(self) -> None:
-        """Count the client out. Exactly once for each `enter`."""
+        """Count the client out: it has its session, or gets none. Exactly once for each `enter`."""
 
-    def handed_over(self) -> None:
-        """Note that the engine itself has the client now. Between its `enter` and its `leave`."""
+    def attached(self) -> None:
+        """Note that the client has its session with the engine. Between its `enter` and its `leave`."""
+
+    def detached(self) -> None:
+        """Note that a relayed session is over; of those that were handed over the engine alone knows the end."""
 
     async def wake(self) -> Entrance:
         """Answer how to get into the engine, once it is up: started or thawed if need be. Never blocks when it runs.
@@ -29,8 +32,9 @@ class Endpoint(Protocol):
         start, and ClusterNotFound when the cluster is being deleted.
         """
 
-    def entrance(self) -> Entrance | None:
-        """Answer how to get into the engine if it is up, be it frozen; else None. Never wakes, never blocks."""
+    @property
+    def is_up(self) -> bool:
+        """Whether there is an engine that serves clients, be it frozen: to wake it costs next to nothing."""
 
-    def running_address(self) -> Address | None:
-        """Answer where the engine listens if it runs and is not frozen, else None. Never wakes, never blocks."""
+    def running(self) -> Entrance | None:
+        """Answer how to get into the engine if it runs now and is not frozen, else None. Never wakes, never blocks."""

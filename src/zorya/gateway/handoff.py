@@ -1,14 +1,22 @@
 """Handing a client's connection to an engine: one datagram to the inlet that native/handoff.c opens in it.
 
 The datagram's data is the client's address as accept() would answer it, its descriptors are the client's connection and
-one end of a socket pair. The engine writes one byte to that when it has the connection; when the datagram is lost, as
-it is with an engine that ends, the kernel closes the end instead. So a client is never lost in between.
+one end of a socket pair. The engine keeps the client if, and only if, it has written one byte to that end. So there is
+exactly one owner at any time, whatever happens to either side:
+
+- The engine refuses the datagram, or ends with it in its queue: the kernel closes that end, and no byte comes.
+- The sender gives up: it closes the pair, the engine cannot write the byte and drops its descriptor.
+- Both in the same instant: the kernel lets the byte come before or not at all, and the sender looks once more.
+
+The queue is short (net.unix.max_dgram_qlen, 10 by default). While it is full, as it is with an engine that is frozen or
+stuck, senders wait, and connections wait with them.
 """
 
 import asyncio
 import ipaddress
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 Peer = tuple[str, int] | tuple[str, int, int, int]
@@ -29,23 +37,33 @@ def pack(peer: Peer) -> bytes:
 async def hand_over(client: socket.socket, peer: Peer, inlet: Path) -> bool:
     """Give the connection to the engine at `inlet`; answer whether the engine has it. Waits as long as the engine does.
 
-    When this answers True the caller closes its own descriptor and has nothing more to do with the client. Otherwise,
-    and when it raises OSError (there is no engine any more), the connection is still the caller's alone.
+    Nobody may use `client` meanwhile: once the engine has it, it reads from it and makes it block.
+
+    When this answers True the caller closes its own descriptor and has nothing more to do with the client. Otherwise
+    the connection is still the caller's alone and as it was; so it is when this raises OSError (the engine has ended,
+    or no descriptor is left) and when it is cancelled. A cancellation that comes too late, when the engine has the
+    client already, is not raised: the answer is True.
     """
-    loop = asyncio.get_running_loop()
     with _connect(inlet) as carrier:
         ours, theirs = socket.socketpair()
         with ours:
-            ours.setblocking(False)
+            ours.settimeout(0)
             with theirs:
                 await _send(carrier, pack(peer), [client, theirs])
-            return await loop.sock_recv(ours, 1) != b""
+            try:
+                return await _receive_receipt(ours)
+            except asyncio.CancelledError:
+                # From here on the byte cannot be written any more; one that was written before can still be read.
+                ours.shutdown(socket.SHUT_RD)
+                if ours.recv(1):
+                    return True
+                raise
 
 
 def _connect(inlet: Path) -> socket.socket:
     carrier = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
-        carrier.setblocking(False)
+        carrier.settimeout(0)
         carrier.connect(str(inlet))
     except OSError:
         carrier.close()
@@ -54,22 +72,36 @@ def _connect(inlet: Path) -> socket.socket:
 
 
 async def _send(carrier: socket.socket, data: bytes, given: list[socket.socket]) -> None:
-    """Send once the inlet's queue, which is short, has room."""
+    """Send once the inlet's queue has room."""
+    loop = asyncio.get_running_loop()
     descriptors = [one.fileno() for one in given]
     while True:
         try:
             socket.send_fds(carrier, [data], descriptors)
         except BlockingIOError:
-            await _writable(carrier)
+            await _ready(carrier, loop.add_writer, loop.remove_writer)
         else:
             return
 
 
-async def _writable(sock: socket.socket) -> None:
+async def _receive_receipt(ours: socket.socket) -> bool:
+    """Wait for the byte or the end. loop.sock_recv will not do: cancelled in the wrong instant it loses the byte."""
     loop = asyncio.get_running_loop()
-    room = loop.create_future()
-    loop.add_writer(sock, lambda: room.done() or room.set_result(None))
+    while True:
+        try:
+            return ours.recv(1) != b""
+        except BlockingIOError:
+            await _ready(ours, loop.add_reader, loop.remove_reader)
+
+
+async def _ready(
+    sock: socket.socket,
+    watch: Callable[[socket.socket, Callable[[], None]], None],
+    forget: Callable[[socket.socket], object],
+) -> None:
+    ready = asyncio.Event()
+    watch(sock, ready.set)
     try:
-        await room
+        await ready.wait()
     finally:
-        loop.remove_writer(sock)
+        forget(sock)

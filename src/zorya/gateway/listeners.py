@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import functools
 import socket
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from zorya.core import logging
 from zorya.core.settings import Settings
-from zorya.gateway import connection, pgwire, refusals, relay, sockets
+from zorya.gateway import connection, handoff, pgwire, refusals, relay, sockets
 from zorya.gateway.directory import Endpoint
 
 ACCEPTS_PER_TURN = 64
@@ -46,6 +48,16 @@ class Thinner:
         return skipped
 
 
+class Keep(Protocol):
+    """What holds listening sockets as well, so that clients can wait in them while no server runs. Never blocks."""
+
+    def keep(self, port: int, listeners: Sequence[socket.socket]) -> None:
+        """Hold these, in place of others of the port."""
+
+    def let_go(self, port: int) -> None:
+        """Hold the port's no longer."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Door:
     """A cluster's open port."""
@@ -60,11 +72,14 @@ class _Door:
 class Gateway:
     """The ports of all clusters and the connections that came in through them.
 
-    Used from the event loop's thread alone. Sessions are counted by the endpoints, through `enter` and `leave`.
+    Used from the event loop's thread alone. A connection that was handed over is none of its concern any more.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, keep: Keep, kept: Mapping[int, Sequence[socket.socket]]) -> None:
+        """`kept` are the listening sockets that `keep` held for an earlier server, by port."""
         self._settings = settings
+        self._keep = keep
+        self._kept = dict(kept)
         self._doors: dict[int, _Door] = {}
         self._group: asyncio.TaskGroup | None = None
         self._relay: relay.Relay | None = None
@@ -79,10 +94,30 @@ class Gateway:
         May be called before `run`: clients then wait in the kernel. Raises PortInUse, InvalidSetting and HostProblem,
         and then nothing is open.
         """
-        door = _Door(port=port, endpoint=endpoint, listeners=sockets.open_listeners(self._settings.bind, port))
+        listeners = self._claim(port) or sockets.open_listeners(self._settings.bind, port)
+        door = _Door(port=port, endpoint=endpoint, listeners=listeners)
         self._doors[port] = door
+        self._keep.keep(port, listeners)
         if self._group is not None:
             self._watch(door)
+
+    def _claim(self, port: int) -> list[socket.socket]:
+        """Answer the kept listeners of the port, if they are at the addresses that are wanted now."""
+        listeners = list(self._kept.pop(port, ()))
+        if {listener.getsockname()[0] for listener in listeners} == set(self._settings.bind):
+            return listeners
+        for listener in listeners:
+            listener.close()
+        if listeners:
+            self._keep.let_go(port)
+        return []
+
+    def let_unclaimed_go(self) -> None:
+        """Close what was kept for ports that no cluster has any more. Once, after all were opened."""
+        for port in list(self._kept):
+            for listener in self._kept.pop(port):
+                listener.close()
+            self._keep.let_go(port)
 
     def close(self, port: int) -> None:
         """Stop listening on `port`; its sessions go on. May be repeated."""
@@ -95,6 +130,7 @@ class Gateway:
             if self._group is not None:
                 asyncio.get_running_loop().remove_reader(listener)
             listener.close()
+        self._keep.let_go(port)
 
     async def end_sessions(self, port: int) -> None:
         """Cut off every client that came in through `port`, held or attached; return when all are counted out.
@@ -146,7 +182,7 @@ class Gateway:
     def _accept(self, door: _Door, listener: socket.socket) -> None:
         for _ in range(ACCEPTS_PER_TURN):
             try:
-                client, _ = listener.accept()
+                client, peer = listener.accept()
             except BlockingIOError:
                 return
             except ConnectionAbortedError:
@@ -154,27 +190,27 @@ class Gateway:
             except OSError as error:
                 self._pause(door, listener, error)
                 return
-            self._admit(door, client)
+            self._admit(door, client, peer)
 
-    def _admit(self, door: _Door, client: socket.socket) -> None:
+    def _admit(self, door: _Door, client: socket.socket, peer: handoff.Peer) -> None:
         sockets.prepare_client(client)
         if self._served < self._settings.max_clients:
             self._served += 1
-            self._start(door, client, turned_away=False)
+            self._start(door, client, peer, turned_away=False)
         elif self._turned_away < TURNED_AWAY_AT_ONCE:
             self._turned_away += 1
-            self._start(door, client, turned_away=True)
+            self._start(door, client, peer, turned_away=True)
         else:
             with client, contextlib.suppress(OSError):
                 client.send(_TOO_MANY)
 
-    def _start(self, door: _Door, client: socket.socket, *, turned_away: bool) -> None:
+    def _start(self, door: _Door, client: socket.socket, peer: handoff.Peer, *, turned_away: bool) -> None:
         assert self._group is not None
         assert self._relay is not None
-        if turned_away:
-            conversation = connection.turn_away(client, door.endpoint, self._settings)
-        else:
-            conversation = connection.serve(client, door.endpoint, self._settings, self._relay)
+        arrival = connection.Arrival(
+            client=client, peer=peer, endpoint=door.endpoint, settings=self._settings, relay=self._relay
+        )
+        conversation = connection.turn_away(arrival) if turned_away else connection.serve(arrival)
         task = self._group.create_task(conversation, name=f"client of {door.endpoint.name}")
         self._tasks.setdefault(door.port, set()).add(task)
         task.add_done_callback(functools.partial(self._forget, door.port, client, turned_away=turned_away))

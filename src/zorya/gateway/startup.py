@@ -27,6 +27,14 @@ async def read(client: socket.socket, timeout_s: float) -> pgwire.Opening | None
     return None
 
 
+async def has_left(client: socket.socket) -> None:
+    """Return when the client has closed its connection, whatever it has sent before that nobody has read."""
+    seen = 0
+    with contextlib.suppress(OSError):
+        while len(data := await _peek(client, seen)) > seen:
+            seen = len(data)
+
+
 async def _converse(client: socket.socket) -> pgwire.Opening | None:
     loop = asyncio.get_running_loop()
     framer = pgwire.StartupFramer()
@@ -46,12 +54,17 @@ async def _converse(client: socket.socket) -> pgwire.Opening | None:
 
 
 async def _peek(client: socket.socket, seen: int) -> bytes:
-    """Answer all that is unread as soon as it is more than `seen` bytes, or as the client has closed. Raises OSError."""
-    with contextlib.suppress(BlockingIOError):
-        data = client.recv(pgwire.MAX_PACKET_BYTES, socket.MSG_PEEK)
-        if len(data) != seen or not data:
-            return data
-    # Bytes that are left unread keep a socket readable: the mark tells the kernel how many would be news.
+    """Answer all that is unread as soon as it is more than `seen` bytes, or as the client has closed. Raises OSError.
+
+    No more than MAX_PACKET_BYTES are looked at: a client that has sent so many is not waited for.
+    """
+    if seen < pgwire.MAX_PACKET_BYTES:
+        with contextlib.suppress(BlockingIOError):
+            data = client.recv(pgwire.MAX_PACKET_BYTES, socket.MSG_PEEK)
+            if len(data) != seen or not data:
+                return data
+    # Bytes that are left unread keep a socket readable: the mark tells the kernel how many would be news. The end of
+    # the connection is news in any case.
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, seen + 1)
     try:
         await _readable(client)
@@ -62,9 +75,9 @@ async def _peek(client: socket.socket, seen: int) -> bytes:
 
 async def _readable(sock: socket.socket) -> None:
     loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    loop.add_reader(sock, lambda: ready.done() or ready.set_result(None))
+    ready = asyncio.Event()
+    loop.add_reader(sock, ready.set)
     try:
-        await ready
+        await ready.wait()
     finally:
         loop.remove_reader(sock)

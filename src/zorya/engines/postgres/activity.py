@@ -10,7 +10,6 @@ from typing import cast
 
 import psycopg
 
-from zorya.core import errors
 from zorya.engines.base import Activity
 from zorya.engines.postgres import admin
 
@@ -18,28 +17,35 @@ _PROC = Path("/proc")
 
 _QUERY = """
 WITH processes AS (
-    SELECT pid, state, state_change, backend_type, wait_event_type, client_addr,
+    SELECT pid, backend_type, state, state_change, wait_event_type, wait_event, client_addr,
            backend_type IN ('client backend', 'walsender') AND pid <> pg_catalog.pg_backend_pid() AS is_session
     FROM pg_catalog.pg_stat_activity
 )
 SELECT pg_catalog.array_agg(pid),
        coalesce(pg_catalog.array_agg(pid) FILTER (WHERE is_session), '{}'),
        pg_catalog.count(*) FILTER (WHERE is_session AND client_addr IS NULL),
-       pg_catalog.count(*) FILTER (WHERE is_session AND state IS DISTINCT FROM 'idle'),
+       pg_catalog.count(*) FILTER (
+           WHERE is_session AND (state IS DISTINCT FROM 'idle' OR wait_event IS DISTINCT FROM 'ClientRead')
+       ),
        pg_catalog.min(backend_type) FILTER (
            WHERE backend_type NOT IN ('client backend', 'walsender') AND wait_event_type IS DISTINCT FROM 'Activity'
        ),
        pg_catalog.max(state_change) FILTER (WHERE is_session)::pg_catalog.text,
+       pg_catalog.date_part(
+           'epoch', pg_catalog.clock_timestamp() - pg_catalog.max(state_change) FILTER (WHERE is_session)
+       ),
        pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), '0/0')::pg_catalog.int8,
        pg_catalog.pg_current_wal_insert_lsn() <= pg_catalog.pg_current_wal_flush_lsn()
 FROM processes
 """
-"""A process that waits for something to do has the wait event type Activity: all of them do while the engine rests.
+"""A session that waits with the event ClientRead has read all that its client has sent and needs more to do anything.
 
-Walsenders, parallel and autovacuum workers and a checkpoint under way do not, nor does a session that is not `idle`.
+A process of the engine's own that waits for something to do has the wait event type Activity: all of them do while the
+engine rests. Parallel and autovacuum workers and a checkpoint under way do not, nor does replication: a walsender is
+never `idle`. (PostgreSQL manual, "Wait Events of Type Activity" and "Client".)
 """
 
-_Row = tuple[list[int], list[int], int, int, str | None, str | None, int, bool]
+_Row = tuple[list[int], list[int], int, int, str | None, str | None, float | None, int, bool]
 
 
 class Watcher:
@@ -54,14 +60,14 @@ class Watcher:
     async def observe(self, pids: Iterable[int], first: int) -> Activity:
         """See engines.base.Watcher.observe."""
         known = frozenset(pids) - {first}
-        listed, sessions, local, active, worker, newest, position, flushed = await self._ask()
+        listed, sessions, local, active, worker, newest, idle_s, position, flushed = await self._ask()
         newcomers = {pid for pid in known.difference(listed) if not _is_helper(pid)}
         return Activity(
-            sessions=frozenset(sessions),
-            newcomers=len(newcomers),
-            unwatchable=local,
-            busy=_busy(active, len(newcomers), worker),
+            clients=newcomers.union(sessions),
+            helpers=known.union(listed) - newcomers.union(sessions),
+            busy=_busy(active, len(newcomers), worker, local),
             mark=f"{len(sessions)} {newest}",
+            idle_s=idle_s,
             log_position=position,
             log_flushed=flushed,
         )
@@ -75,7 +81,8 @@ class Watcher:
         except psycopg.Error as error:
             await self.close()
             raise admin.explain(error) from error
-        except errors.ZoryaError:
+        except BaseException:
+            # Given up in the middle of an answer, the connection is of no use any more.
             await self.close()
             raise
 
@@ -86,10 +93,14 @@ class Watcher:
             await connection.close()
 
 
-def _busy(active: int, newcomers: int, worker: str | None) -> str:
-    if active or newcomers:
-        return f"{active + newcomers} of its sessions work or begin."
-    return f"Its {worker} works." if worker else ""
+def _busy(active: int, newcomers: int, worker: str | None, local: int) -> str:
+    if newcomers:
+        return "A client is being let in."
+    if active:
+        return f"{active} of its sessions work{'s' if active == 1 else ''}."
+    if worker:
+        return f"Its {worker} works."
+    return "A session of the host's administrator is open beside the endpoint." if local else ""
 
 
 def _is_helper(pid: int) -> bool:

@@ -1,0 +1,40 @@
+"""Since when an engine has been at rest, from what it was seen doing. Pure."""
+
+from dataclasses import dataclass
+
+from zorya.engines.base import Activity
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quiet:
+    """What the last look at an engine showed."""
+
+    seen_s: float
+    """When it was looked at, by the clock that never jumps."""
+    mark: str
+    log_position: int
+    since_s: float | None
+    """Since when it has been at rest; None while it is not."""
+    busy: str
+    """What keeps it from resting, as a sentence; empty while it rests."""
+
+
+def follow(before: Quiet | None, seen: Activity, now_s: float) -> Quiet:
+    """Answer what is known once the engine was `seen` at `now_s`, `before` being what was known.
+
+    Rest goes on from look to look as long as no session has done anything between them and nothing was logged: the mark
+    and the position tell that. A rest that began between two looks began when the last session had finished, or at the
+    earlier look.
+    """
+    busy = seen.busy or ("" if seen.log_flushed else "Its log is not on the disk yet.")
+    since_s: float | None
+    if busy:
+        since_s = None
+    elif before is None or before.log_position != seen.log_position:
+        since_s = now_s
+    elif before.since_s is not None and before.mark == seen.mark:
+        since_s = before.since_s
+    else:
+        # The engine's figure is of the wall clock, which may have jumped: it counts no further than the earlier look.
+        since_s = max(before.seen_s, now_s - max(0.0, seen.idle_s or 0.0))
+    return Quiet(seen_s=now_s, mark=seen.mark, log_position=seen.log_position, since_s=since_s, busy=busy)
