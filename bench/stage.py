@@ -1,8 +1,14 @@
-"""What every benchmark needs: a server on a home of its own, the same engine bare, PgBouncer before it, and clients."""
+"""What every benchmark needs: servers on homes of their own, the same engine bare, PgBouncer before it, and clients.
 
+Engines differ in nothing but how clients reach them: the bare one and the one behind the relay work on copies of the
+data of the first server's cluster "main", with its configuration and environment.
+"""
+
+import json
 import os
 import random
 import re
+import select
 import shutil
 import signal
 import socket
@@ -17,24 +23,43 @@ from pathlib import Path
 
 import psycopg
 
-from zorya.core import account
+from zorya.cli.client import Api
+from zorya.core import account, commands
 from zorya.core.account import Account
-from zorya.core.home import Home
-from zorya.engines.postgres import installations
+from zorya.core.home import ClusterFolders, Home
+from zorya.engines.postgres import configuration, installations, lockfile
+
+RECLAIM_AFTER_S = 2
+"""How long a cluster is frozen until its memory is given back; the default is too long to wait for."""
+
+PGBENCH_TABLES = ("pgbench_accounts", "pgbench_branches", "pgbench_tellers", "pgbench_history")
 
 
 class ZoryaServer:
-    """A real server; its command line is used as a user would."""
+    """A real server; its command line is used as a user would. Its clusters stay awake unless a benchmark asks."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, **settings: str) -> None:
+        """Start it with these settings."""
         self.home = home
-        first = random.randrange(30000, 31000)
+        self.api = Api(home)
+        first = random.randrange(20000, 32000, 100)
+        given = {
+            "port_range": f"{first}-{first + 99}",
+            "api_port": "0",
+            "pause_after": "never",
+            "freeze_after": "never",
+            "reclaim_after_s": str(RECLAIM_AFTER_S),
+            **settings,
+        }
         self._env = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("ZORYA_", "PG"))},
             "ZORYA_HOME": str(home),
-            "ZORYA_PORT_RANGE": f"{first}-{first + 100}",
-            "ZORYA_API_PORT": "0",
+            **{f"ZORYA_{name.upper()}": value for name, value in given.items()},
         }
+        self.up()
+
+    def up(self) -> None:
+        """Start the server's process; returns when it is up."""
         self.cli("up", "--detach")
 
     def cli(self, *args: str) -> str:
@@ -46,9 +71,51 @@ class ZoryaServer:
             raise RuntimeError(f"zorya {' '.join(args)}: {done.stderr}")
         return done.stdout
 
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        return self.api.status()["pid"]
+
     def url(self, name: str) -> str:
         """Answer a cluster's URL."""
-        return self.cli("url", name).strip()
+        return self.api.credentials(name)["url"]
+
+    def engine_pid(self, name: str) -> int:
+        """Answer the first process of a cluster's engine, which has to be up."""
+        pid = self.api.cluster(name)["engine_pid"]
+        if pid is None:
+            raise RuntimeError(f"the engine of {name} is not up")
+        return pid
+
+    def folders(self, name: str) -> ClusterFolders:
+        """Answer where a cluster's files are."""
+        return Home(self.home).of_cluster(self.api.cluster(name)["id"])
+
+    def engine_port(self, name: str) -> int:
+        """Answer the port at which a cluster's engine itself listens."""
+        found = lockfile.parse((self.folders(name).data / lockfile.NAME).read_text())
+        if found is None or found.port is None:
+            raise RuntimeError(f"the engine of {name} is not up")
+        return found.port
+
+    def await_frozen(self, name: str, *, within_s: float = 30) -> None:
+        """Wait until a cluster is frozen, and a little longer: what was asked last no longer warms the server."""
+        deadline = time.monotonic() + within_s
+        while self.api.cluster(name)["compute"] != "frozen":
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{name} did not freeze: {json.dumps(self.api.cluster(name))}")
+            time.sleep(0.01)
+        time.sleep(0.02)
+
+    def kill(self) -> None:
+        """End the server as a crash would; returns when its process is gone."""
+        pid = self.pid
+        pidfd = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            select.select([pidfd], [], [])
+        finally:
+            os.close(pidfd)
 
     def stop(self) -> None:
         """Put everything to sleep."""
@@ -62,9 +129,9 @@ class BareEngine:
         self.port = free_port()
         self._user = user
         self._log = folder / "bare.log"
-        socket_folder = folder / "bare-run"
-        socket_folder.mkdir(mode=0o700)
-        os.chown(socket_folder, user.uid, user.gid)
+        self.sockets = folder / "bare-run"
+        self.sockets.mkdir(mode=0o700)
+        os.chown(self.sockets, user.uid, user.gid)
         self.data = folder / "bare-data"
         self._argv = [
             str(program),
@@ -75,7 +142,7 @@ class BareEngine:
             "-c",
             f"hba_file={folder / 'bare-conf' / 'pg_hba.conf'}",
             "-c",
-            f"unix_socket_directories={socket_folder}",
+            f"unix_socket_directories={self.sockets}",
             "-p",
             str(self.port),
         ]
@@ -85,8 +152,21 @@ class BareEngine:
         """Start the engine; returns before it is ready."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._argv, stdout=log, stderr=log, cwd=self.data, start_new_session=True, **self._user.switch()
+                self._argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.data,
+                env=dict(commands.ENVIRONMENT),
+                start_new_session=True,
+                **self._user.switch(),
             )
+
+    @property
+    def pid(self) -> int:
+        """The engine's first process, which has to be up."""
+        assert self._process is not None
+        return self._process.pid
 
     def stop(self) -> None:
         """Stop it cleanly."""
@@ -108,7 +188,11 @@ class Stage:
 
     def bare_url(self) -> str:
         """Answer the bare twin's URL; its role has the cluster's own password."""
-        return re.sub(r"@[^/]+/", f"@127.0.0.1:{self.bare.port}/", self.server.url("main"))
+        return self.main_url(self.bare.port)
+
+    def main_url(self, port: int) -> str:
+        """Answer the URL of cluster "main", or of a copy of it, at this port of loopback."""
+        return re.sub(r"@[^/]+/", f"@127.0.0.1:{port}/", self.server.url("main"))
 
     def pgbench(self, *args: str, url: str) -> str:
         """Run pgbench and answer its report."""
@@ -118,6 +202,13 @@ class Stage:
         if done.returncode:
             raise RuntimeError(f"pgbench {' '.join(args)}: {done.stderr}")
         return done.stdout
+
+    def make_tables(self, scale: int, url: str) -> None:
+        """Make pgbench's tables. No autovacuum disturbs them: whoever changes them vacuums."""
+        self.pgbench("--initialize", "--quiet", f"--scale={scale}", url=url)
+        with psycopg.connect(url, autocommit=True) as connection:
+            for table in PGBENCH_TABLES:
+                connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
 
 
 @contextmanager
@@ -129,26 +220,47 @@ def stage(*, scale: int = 0) -> Iterator[Stage]:
     bare: BareEngine | None = None
     try:
         server = ZoryaServer(folder / "home")
-        installation = installations.find(None)[0]
-        program_folder = installation.folder / "bin"
-        url = server.url("main")
-        first_row(url)
-        if scale:
-            command = [str(program_folder / "pgbench"), "--initialize", "--quiet", f"--scale={scale}", url]
-            subprocess.run(command, check=True, capture_output=True)
-        server.cli("pause", "main")
+        program_folder = installations.find(None)[0].folder / "bin"
         user = account.ensure("zorya")
-        (cluster,) = Home(server.home).clusters.iterdir()
-        for part in ("data", "conf"):
-            subprocess.run(["cp", "--archive", str(cluster / part), str(folder / f"bare-{part}")], check=True)
+        first_row(server.url("main"))
+        main = server.folders("main")
         bare = BareEngine(program=program_folder / "postgres", folder=folder, user=user)
-        yield Stage(server=server, bare=bare, folder=folder, user=user, program_folder=program_folder)
+        made = Stage(server=server, bare=bare, folder=folder, user=user, program_folder=program_folder)
+        if scale:
+            made.make_tables(scale, server.url("main"))
+        server.cli("pause", "main")
+        copy_folder(main.data, folder / "bare-data")
+        copy_folder(main.conf, folder / "bare-conf")
+        yield made
     finally:
         if bare is not None:
             bare.stop()
         if server is not None:
             server.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def relay_server(stage: Stage) -> Iterator[ZoryaServer]:
+    """Run a second server that relays, its cluster "main" with a copy of the first one's, password and all.
+
+    The first one's cluster is paused for the copy.
+    """
+    server = ZoryaServer(stage.folder / "relay", attach="relay")
+    try:
+        for one in (stage.server, server):
+            one.cli("pause", "main")
+        data = server.folders("main").data
+        shutil.rmtree(data)
+        copy_folder(stage.server.folders("main").data, data)
+        yield server
+    finally:
+        server.stop()
+
+
+def copy_folder(original: Path, copy: Path) -> None:
+    """Copy with owners, modes and times."""
+    subprocess.run(["cp", "--archive", str(original), str(copy)], check=True)
 
 
 @contextmanager
@@ -174,15 +286,29 @@ def pgbouncer(stage: Stage) -> Iterator[str | None]:
     for path in (users, config):
         os.chown(path, stage.user.uid, stage.user.gid)
     process = subprocess.Popen(
-        [program, "--quiet", str(config)], cwd="/", stderr=subprocess.DEVNULL, **stage.user.switch()
+        [program, "--quiet", str(config)],
+        cwd="/",
+        stderr=subprocess.DEVNULL,
+        # As a daemon has: the kernel's scheduler shares processors out between sessions (sched(7), autogroups).
+        start_new_session=True,
+        **stage.user.switch(),
     )
-    url = re.sub(r"@[^/]+/", f"@127.0.0.1:{port}/", stage.bare_url())
+    url = stage.main_url(port)
     try:
         first_row(url)
         yield url
     finally:
         process.terminate()
         process.wait()
+
+
+def administer(sockets: Path, port: int, *statements: str) -> None:
+    """Run statements as the administrator in the database "main" of the engine whose Unix socket is in `sockets`."""
+    with psycopg.connect(
+        host=str(sockets), port=port, user=configuration.ADMIN, dbname="main", autocommit=True
+    ) as connection:
+        for statement in statements:
+            connection.execute(statement)
 
 
 def first_row(url: str, *, within_s: float = 30) -> None:

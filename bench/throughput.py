@@ -1,46 +1,176 @@
-"""Point selects through the endpoint and through PgBouncer in session mode, against a direct connection."""
+"""pgbench through handoff, through the relay and through PgBouncer in session mode, against a direct connection.
+
+All reach PostgreSQL over loopback TCP; the engines hold copies of the same data, with the same configuration. "Direct"
+is a bare engine without the handoff library and outside Zorya's control groups. As a control, the engine behind the
+handoff is also reached directly: where "direct, Zorya's engine" differs from "direct", that is the engine's process,
+its place in memory or noise, and what handoff differs from "direct, Zorya's engine" is the way to it.
+"""
 
 import re
+import shutil
 from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
 
 from bench import report
-from bench.stage import Stage, first_row, pgbouncer
+from bench.stage import PGBENCH_TABLES, Stage, ZoryaServer, administer, first_row, pgbouncer, relay_server
+
+SCALE = 10
+CLIENTS = (1, 8, 32)
+AIM = "handoff 0.98 x or better"
 
 
-def measure(stage: Stage, *, rounds: int = 5, seconds: int = 4) -> None:
-    """Run pgbench's prepared selects over each way in turn, at 1 and 8 clients, and print the ratios.
+@dataclass(frozen=True, kw_only=True)
+class _Way:
+    """One way to an engine, and where that engine's administrator gets in."""
 
-    All three reach PostgreSQL over loopback TCP. The endpoint's engine and the bare one hold the same data.
+    name: str
+    url: str
+    sockets: Path
+    port: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Workload:
+    """What pgbench does."""
+
+    name: str
+    options: Sequence[str]
+    writes: bool = False
+    reconnects: bool = False
+    sampled: float = 1.0
+    """The share of the transactions whose latency is written down."""
+
+
+_WORKLOADS = (
+    _Workload(name="Prepared point selects", options=("--select-only", "--protocol=prepared"), sampled=0.05),
+    _Workload(name="TPC-B, prepared", options=("--protocol=prepared",), writes=True),
+    _Workload(name="A connection for each select", options=("--select-only", "--connect"), reconnects=True),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """One run of pgbench."""
+
+    rate: float
+    median_us: float
+    p99_us: float
+
+
+def measure(
+    stage: Stage, *, rounds: int = 5, seconds: int = 2, clients: Sequence[int] = CLIENTS
+) -> list[report.Comparison]:
+    """Run each workload over each way in turn and print the ratios. Every other round goes through the ways backwards.
+
+    Before each run that writes, its engine's tables are vacuumed and a checkpoint is made.
     """
+    with ExitStack() as stack:
+        ways = _open(stage, stack)
+        shown: list[report.Comparison] = []
+        for workload in _WORKLOADS:
+            for count in clients:
+                shown += _compare(stage, workload, count, ways, rounds, seconds)
+        return shown
+
+
+def _open(stage: Stage, stack: ExitStack) -> list[_Way]:
+    """Start everything, "direct" first, and read all data into each engine's own buffers."""
+    relaying = stack.enter_context(relay_server(stage))
     stage.bare.start()
+    stack.callback(stage.bare.stop)
     first_row(stage.bare_url())
-    with pgbouncer(stage) as through_pgbouncer:
-        ways = {"direct": stage.bare_url(), "endpoint (relay)": stage.server.url("main")}
-        if through_pgbouncer is None:
-            print("\nPgBouncer is not installed: no comparison with it.")
-        else:
-            ways["PgBouncer, session mode"] = through_pgbouncer
-        for clients in (1, 8):
-            rates, latencies = defaultdict(list), defaultdict(list)
-            for _ in range(rounds):
-                for name, url in ways.items():
-                    rate, latency = _select(stage, url, clients, seconds)
-                    rates[name].append(rate)
-                    latencies[name].append(latency)
-            for title, unit, values in (("throughput", "tps", rates), ("mean latency", "us", latencies)):
-                first, *others = (report.Series(name=name, unit=unit, values=values[name]) for name in ways)
-                report.show(f"Prepared point selects, {clients} client(s): {title}", first, others)
-    stage.bare.stop()
+
+    direct = _Way(name="direct", url=stage.bare_url(), sockets=stage.bare.sockets, port=stage.bare.port)
+    handoff = _through(stage, stage.server, "handoff")
+    relay = _through(stage, relaying, "relay")
+    control = _Way(
+        name="direct, Zorya's engine", url=stage.main_url(handoff.port), sockets=handoff.sockets, port=handoff.port
+    )
+    ways = [direct, handoff, control, relay]
+    through_pgbouncer = stack.enter_context(pgbouncer(stage))
+    if through_pgbouncer is None:
+        print("\nPgBouncer is not installed: no comparison with it.")
+    else:
+        name = "PgBouncer, session mode"
+        ways.append(_Way(name=name, url=through_pgbouncer, sockets=direct.sockets, port=direct.port))
+    for way in ways:
+        _settle(way)
+        _read_all(way.url)
+    return ways
 
 
-def _select(stage: Stage, url: str, clients: int, seconds: int) -> tuple[float, float]:
+def _through(stage: Stage, server: ZoryaServer, attach: str) -> _Way:
+    url = stage.main_url(server.api.cluster("main")["endpoint"]["port"])
+    first_row(url)
+    shown = server.api.cluster("main")
+    if shown["attach"] != attach:
+        raise RuntimeError(f"There is no {attach}: {shown['attach_reason']}")
+    return _Way(name=attach, url=url, sockets=server.folders("main").socket, port=server.engine_port("main"))
+
+
+def _settle(way: _Way) -> None:
+    """Bring the engine to where it was before anything was written."""
+    tables = ", ".join(PGBENCH_TABLES)
+    administer(way.sockets, way.port, "TRUNCATE pgbench_history", f"VACUUM ANALYZE {tables}", "CHECKPOINT")
+
+
+def _read_all(url: str) -> None:
+    """Read every row by its index: a scan of the table alone would leave most of it out of the shared buffers."""
+    with psycopg.connect(url) as connection:
+        connection.execute("SET enable_seqscan = off")
+        connection.execute("SET enable_indexonlyscan = off")
+        connection.execute("SELECT sum(abalance) FROM pgbench_accounts WHERE aid > 0").fetchone()
+
+
+def _compare(
+    stage: Stage, workload: _Workload, clients: int, ways: Sequence[_Way], rounds: int, seconds: int
+) -> Iterator[report.Comparison]:
+    measured: dict[str, list[_Measured]] = defaultdict(list)
+    for number in range(rounds):
+        for way in ways if number % 2 == 0 else reversed(ways):
+            if workload.writes:
+                _settle(way)
+            measured[way.name].append(_run(stage, workload, way, clients, seconds))
+    title = f"{workload.name}, {clients} client{'' if clients == 1 else 's'}"
+    parts: list[tuple[str, str, Callable[[_Measured], float]]] = [("throughput", "tps", lambda one: one.rate)]
+    if workload.reconnects:
+        parts.append(("mean time", "us", lambda one: clients / one.rate * 1e6))
+    else:
+        parts.append(("median latency", "us", lambda one: one.median_us))
+        parts.append(("p99 latency", "us", lambda one: one.p99_us))
+    for what, unit, take in parts:
+        first, *others = (
+            report.Series(name=way.name, unit=unit, values=[take(one) for one in measured[way.name]]) for way in ways
+        )
+        yield report.show(
+            f"{title}: {what}",
+            first,
+            others,
+            figure="throughput" if unit == "tps" else "latency",
+            aim=AIM if unit == "tps" else "",
+        )
+
+
+def _run(stage: Stage, workload: _Workload, way: _Way, clients: int, seconds: int) -> _Measured:
+    logs = stage.folder / "pgbench"
+    logs.mkdir()
+    # A thread of pgbench waits while it connects, so that each client needs its own where that is what is measured.
+    jobs = clients if workload.reconnects else min(clients, 2)
     output = stage.pgbench(
-        *("--select-only", "--protocol=prepared", "--no-vacuum"),
-        *(f"--client={clients}", f"--jobs={min(clients, 2)}", f"--time={seconds}"),
-        url=url,
+        *workload.options,
+        *("--no-vacuum", f"--client={clients}", f"--jobs={jobs}", f"--time={seconds}"),
+        *("--log", f"--log-prefix={logs / 'run'}", f"--sampling-rate={workload.sampled}"),
+        url=way.url,
     )
     rate = re.search(r"tps = ([\d.]+)", output)
-    latency = re.search(r"latency average = ([\d.]+) ms", output)
-    if rate is None or latency is None:
+    if rate is None:
         raise RuntimeError(f"pgbench said something else: {output}")
-    return float(rate[1]), float(latency[1]) * 1000
+    # The third value of each line is the transaction's time in microseconds (pgbench, "Per-Transaction Logging").
+    times = [int(line.split()[2]) for path in logs.iterdir() for line in path.read_text().splitlines()]
+    shutil.rmtree(logs)
+    return _Measured(rate=float(rate[1]), median_us=report.percentile(times, 50), p99_us=report.percentile(times, 99))

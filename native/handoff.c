@@ -9,7 +9,6 @@
  * It fits servers that wait with select, poll or epoll and call accept or accept4: PostgreSQL, MariaDB.
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -79,22 +78,19 @@ static int open_inlet(int fd)
 {
     const int on = 1;
     int inherited = fcntl(fd, F_GETFD), flags = fcntl(fd, F_GETFL);
-    int made = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    int made = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0), failed, why;
 
     if (made < 0)
         return -1;
     unlink(inlet.sun_path);
     /* Linux gives the path the socket's mode: there is no moment at which others than this user and root can send. */
-    if (fchmod(made, S_IRUSR | S_IWUSR) || setsockopt(made, SOL_SOCKET, SO_PASSCRED, &on, sizeof on) ||
-        bind(made, (struct sockaddr *)&inlet, sizeof inlet) || fcntl(made, F_SETFL, flags) ||
-        dup3(made, fd, inherited & FD_CLOEXEC ? O_CLOEXEC : 0) < 0) {
-        int why = errno;
-        close(made);
-        errno = why;
-        return -1;
-    }
+    failed = fchmod(made, S_IRUSR | S_IWUSR) || setsockopt(made, SOL_SOCKET, SO_PASSCRED, &on, sizeof on) ||
+             bind(made, (struct sockaddr *)&inlet, sizeof inlet) || fcntl(made, F_SETFL, flags) ||
+             dup3(made, fd, inherited & FD_CLOEXEC ? O_CLOEXEC : 0) < 0;
+    why = errno;
     close(made);
-    return 0;
+    errno = why;
+    return failed ? -1 : 0;
 }
 
 /* Whether it is a TCP connection, which the engine takes for granted, and a whole address. */
@@ -155,8 +151,11 @@ static int take(int fd, struct sockaddr *address, socklen_t *size, int flags)
     do
         client = receive(fd, &from, &length);
     while (client < 0 && errno == ECONNABORTED && ++attempts < ATTEMPTS);
-    if (client < 0)
+    if (client < 0) {
+        if (attempts && errno == EAGAIN) /* for the engine's log: something did come */
+            errno = ECONNABORTED;
         return -1;
+    }
     /* The connection came from an event loop; accept() answers one that blocks unless it is asked not to. Not before
      * it is the engine's: Zorya's own descriptor shares this flag, and Zorya goes on with a client that is refused. */
     fcntl(client, F_SETFL, flags & SOCK_NONBLOCK ? O_NONBLOCK : 0);

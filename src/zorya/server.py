@@ -163,7 +163,9 @@ class Server:
                 raise
         finally:
             self._home.api_address.unlink(missing_ok=True)
-            if not self._leave_running:
+            if self._leave_running:
+                self._keeper.abandon()
+            else:
                 self._keeper.dismiss()
         _log.info("server is down", engines_left_running=self._leave_running)
 
@@ -214,15 +216,10 @@ class Server:
         if self._stop_asked.is_set():
             _log.warning("ended by a second signal; engines go on and are taken over at the next start")
             self._by_force = True
-            self._leave_engines()
+            self._leave_running = True
             if self._main is not None:
                 self._main.cancel()
         self._stop_asked.set()
-
-    def _leave_engines(self) -> None:
-        """Let engines go on without this server; from here on the keeper holds what it has, whatever is closed here."""
-        self._leave_running = True
-        self._keeper.abandon()
 
     def _write_api_address(self) -> None:
         text = json.dumps({"url": f"http://127.0.0.1:{self._api_port}", "pid": os.getpid()})
@@ -263,8 +260,8 @@ class Server:
 
     def stop(self, *, leave_running: bool) -> None:
         """See ServerControl.stop. The first request counts."""
-        if leave_running and not self._stop_asked.is_set():
-            self._leave_engines()
+        if not self._stop_asked.is_set():
+            self._leave_running = leave_running
         self._stop_asked.set()
 
 

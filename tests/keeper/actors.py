@@ -59,6 +59,12 @@ def engine(folder: Path) -> Iterator[Freezer]:
                 os.kill(pid, signal.SIGKILL)
 
 
+def freeze(engine: Freezer) -> None:
+    """Freeze the engine; return when all of it has stopped."""
+    freezer.begin(engine)
+    wait_until(lambda: freezer.is_complete(engine), "the engine is frozen")
+
+
 def runs(engine: Freezer) -> bool:
     """Whether none of the engine's processes is stopped."""
     states = [procfs.read_state(pid) for pid in procfs.tree(engine.pid)]
@@ -71,6 +77,9 @@ def is_refused(port: int) -> bool:
         socket.create_connection(("127.0.0.1", port), timeout=10).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:
+        # Closed in this moment.
+        return False
     return False
 
 

@@ -13,7 +13,6 @@ import pytest
 
 from keeper import actors
 from waiting import wait_until
-from zorya.compute import freezer
 from zorya.compute.freezer import Freezer
 from zorya.keeper import link
 from zorya.keeper.client import STEADY_S, Keeper, next_pause_s
@@ -67,7 +66,7 @@ async def test_another_keeper_gets_everything_when_one_is_killed(
         second = await _wait_for_keeper(keeper, other_than=first)
         assert keeper.problem == ""
     assert actors.has_ended(first)
-    freezer.begin(engine)
+    actors.freeze(engine)
     keeper.abandon()
     wait_until(partial(actors.runs, engine), "the engine runs again")
     again = new_keeper()
@@ -133,6 +132,19 @@ async def test_keeper_that_reads_nothing_is_given_up_and_joined_later(
     async with _running(keeper):
         assert await _wait_for_keeper(keeper, other_than=None) == pid
     assert keeper.problem == ""
+
+
+def test_keeper_is_waited_for_when_it_is_behind(listeners: list[socket.socket], new_keeper: NewKeeper) -> None:
+    keeper = new_keeper()
+    keeper.join()
+    # More than the kernel takes before the keeper reads.
+    for number in range(2000):
+        keeper.keep(1 + number % 50, listeners[:1])
+    assert keeper.problem == ""
+    keeper.abandon()
+    held = new_keeper().join()
+    assert set(held) == set(range(1, 51))
+    link.close_all(held)
 
 
 async def test_link_stays_when_watching_ends(run: Path, engine: Freezer, new_keeper: NewKeeper) -> None:

@@ -70,7 +70,7 @@ def test_frozen_engine_runs_again_when_the_server_is_killed(run: Path, engine: F
         # What was guarded for one server is not for the next.
         keeper = new_keeper()
         link.close_all(keeper.join())
-        freezer.begin(engine)
+        actors.freeze(engine)
         keeper.abandon()
         link.close_all(new_keeper().join())
         assert not actors.runs(engine)
@@ -80,7 +80,7 @@ def test_frozen_engine_runs_again_when_the_server_leaves(engine: Freezer, new_ke
     keeper = new_keeper()
     keeper.join()
     keeper.guard("shop", engine)
-    freezer.begin(engine)
+    actors.freeze(engine)
     keeper.abandon()
     wait_until(partial(actors.runs, engine), "the engine runs again")
     assert new_keeper().join() == {}
@@ -91,7 +91,7 @@ def test_engine_stays_frozen_when_it_was_forgotten(engine: Freezer, new_keeper: 
     keeper.join()
     keeper.guard("shop", engine)
     keeper.forget("shop")
-    freezer.begin(engine)
+    actors.freeze(engine)
     keeper.abandon()
     new_keeper().join()
     assert not actors.runs(engine)
@@ -106,7 +106,7 @@ def test_nothing_is_left_when_the_keeper_is_dismissed(
     assert pid is not None
     keeper.keep(_port(listener), [listener])
     keeper.guard("shop", engine)
-    freezer.begin(engine)
+    actors.freeze(engine)
     port = _port(listener)
     listener.close()
     keeper.dismiss()
@@ -240,7 +240,7 @@ def test_what_was_sent_before_the_end_counts_when_the_server_has_not_read_all(
     started.join()
     started.abandon()
     # The kernel tells of a reset, since `all` is unread, before the keeper reads the last message.
-    freezer.begin(engine)
+    actors.freeze(engine)
     with _connect(run) as server:
         wire.send(server, wire.Serve(keep_s=600))
         wire.send(server, wire.Guard(name="shop", freezer=engine))
@@ -259,13 +259,31 @@ def test_engine_runs_and_ports_are_closed_when_the_keeper_is_terminated(
     keeper.keep(port, [listener])
     listener.close()
     keeper.guard("shop", engine)
-    freezer.begin(engine)
+    actors.freeze(engine)
     os.kill(pid, signal.SIGINT)
     os.kill(pid, signal.SIGTERM)
     wait_until(partial(actors.has_ended, pid), "the keeper ends")
     assert actors.runs(engine)
     assert actors.is_refused(port)
     assert not (run / wire.SOCKET).exists()
+
+
+def test_engine_runs_when_the_keeper_is_terminated_before_it_has_read_all(
+    engine: Freezer, new_keeper: NewKeeper
+) -> None:
+    keeper = new_keeper()
+    keeper.join()
+    pid = keeper.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    for number in range(100):
+        keeper.forget(f"other{number}")
+    keeper.guard("shop", engine)
+    actors.freeze(engine)
+    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, signal.SIGCONT)
+    wait_until(partial(actors.has_ended, pid), "the keeper ends")
+    assert actors.runs(engine)
 
 
 def test_interrupt_is_ignored(listener: socket.socket, new_keeper: NewKeeper) -> None:

@@ -1,10 +1,11 @@
 /* A server for the tests of native/handoff.c that waits for connections as a database engine does and echoes.
  *
- *     acceptor postgres|mariadb LISTENER UNIX
+ *     acceptor postgres|mariadb LISTENER UNIX FILES
  *
  * `postgres` listens on the Unix socket LISTENER, waits with select and calls accept; `mariadb` listens on the TCP port
  * LISTENER of loopback, waits with poll and calls accept4(SOCK_CLOEXEC). Two more listening sockets are beside it: the
- * Unix socket UNIX, and TCP on a free port of 127.0.0.1. What happens is said on standard output, a line each:
+ * Unix socket UNIX, and TCP on a free port of 127.0.0.1. FILES is how many descriptors it may have. What happens is said
+ * on standard output, a line each:
  *
  *     environment NAME=VALUE                what a program has that this one starts; one line for each variable
  *     unrelated ERRNO                       what accept on a datagram socket failed with
@@ -26,12 +27,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { GIVEN, UNIX, TCP, LISTENERS, MOST = 256 };
+enum { GIVEN, UNIX, TCP, LISTENERS, MOST = 128 };
 
 static const char *const names[] = {"given", "unix", "tcp"};
 static struct pollfd watched[MOST]; /* the listeners, then the clients; -1 where there is none */
@@ -148,12 +150,17 @@ static void show_environment(void)
 
 int main(int argc, char **argv)
 {
+    struct rlimit limit;
     struct sockaddr_in at;
     socklen_t size = sizeof at;
     int unrelated = socket(AF_UNIX, SOCK_DGRAM, 0);
 
-    if (argc != 4)
+    if (argc != 5)
         return 2;
+    getrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_cur = (rlim_t)atoi(argv[4]);
+    if (setrlimit(RLIMIT_NOFILE, &limit))
+        fail("setrlimit");
     setvbuf(stdout, NULL, _IOLBF, 0);
     signal(SIGPIPE, SIG_IGN);
     show_environment();

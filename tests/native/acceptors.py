@@ -15,6 +15,7 @@ from zorya.gateway import handoff
 
 KINDS = ("postgres", "mariadb")
 PATIENCE_S = 20.0
+MOST_DESCRIPTORS = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +134,7 @@ def running(
             listener = str(reservation.getsockname()[1])
         process = stack.enter_context(
             subprocess.Popen(
-                [str(programs.acceptor), kind, listener, str(own / "beside")],
+                [str(programs.acceptor), kind, listener, str(own / "beside"), str(MOST_DESCRIPTORS)],
                 stdin=subprocess.DEVNULL,
                 stdout=stack.enter_context(log.open("wb")),
                 cwd=folder,

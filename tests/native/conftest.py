@@ -32,8 +32,9 @@ def pytest_asyncio_loop_factories(
 def programs() -> Iterator[acceptors.Programs]:
     """The acceptor, compiled, and the library that the installation has built."""
     found = handoff.examine()
-    if found.path is None:
+    if "not built" in found.reason:
         pytest.skip(found.reason)
+    assert found.path is not None, found.reason
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("There is no C compiler for the acceptor.")
@@ -78,6 +79,8 @@ def own_descriptors() -> Iterator[Callable[[], int]]:
     def count() -> int:
         return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a count of names, nothing more
 
+    # libuv opens a pipe for signals with the first loop and keeps it.
+    uvloop.new_event_loop().close()
     before = count()
     yield count
     assert count() == before

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import resource
 import socket
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from native.acceptors import Acceptor, assert_connected, assert_served, connected, give, is_full, send
+from native.acceptors import MOST_DESCRIPTORS, Acceptor, assert_connected, assert_served, connected, give, is_full, send
 from native.conftest import Run
 from waiting import wait_until
 from zorya.core.account import Account
@@ -25,7 +24,10 @@ def connect_to_listener(acceptor: Acceptor) -> socket.socket:
     client = socket.socket(socket.AF_INET if of_tcp else socket.AF_UNIX)
     client.settimeout(20)
     try:
-        client.connect(("127.0.0.1", int(acceptor.listener)) if of_tcp else acceptor.listener)
+        if of_tcp:
+            client.connect(("127.0.0.1", int(acceptor.listener)))
+        else:
+            client.connect(acceptor.listener)
     except OSError:
         client.close()
         raise
@@ -59,16 +61,14 @@ def test_clients_are_served_side_by_side_and_let_go_when_they_leave(acceptor: Ac
 
 
 def test_other_listening_sockets_are_left_alone(acceptor: Acceptor) -> None:
-    for number, (family, address, via) in enumerate(
-        [(socket.AF_UNIX, str(acceptor.unix), "unix"), (socket.AF_INET, acceptor.tcp, "tcp")], 1
-    ):
-        with socket.socket(family) as client:
-            client.settimeout(20)
-            client.connect(address)
-            assert_served(client)
-            assert acceptor.accepted(number)[-1][0] == via
-            if via == "tcp":
-                assert acceptor.accepted(number)[-1][1:3] == ["127.0.0.1", str(client.getsockname()[1])]
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(20)
+        client.connect(str(acceptor.unix))
+        assert_served(client)
+        assert acceptor.accepted()[0][0] == "unix"
+    with socket.create_connection(acceptor.tcp, timeout=20) as client:
+        assert_served(client)
+        assert acceptor.accepted(2)[1][:3] == ["tcp", "127.0.0.1", str(client.getsockname()[1])]
 
 
 def test_nobody_listens_at_the_address_that_was_given_up(acceptor: Acceptor) -> None:
@@ -94,6 +94,8 @@ def test_sender_is_refused_when_it_is_another_user(run: Run) -> None:
         before = acceptor.descriptors()
         assert not give(client, acceptor.inlet)
         assert_connected(client.near, client.far)
+        wait_until(lambda: acceptor.said("failed"), "an accept has failed")
+        assert acceptor.said("failed") == [[str(errno.ECONNABORTED)]]
         acceptor.assert_descriptors(before)
         assert acceptor.said("accepted") == []
 
@@ -228,17 +230,18 @@ def test_acceptor_serves_others_when_a_client_has_been_reset(acceptor: Acceptor)
 @pytest.mark.parametrize("free", [0, 1])
 def test_acceptor_lives_on_when_it_has_no_descriptor_left(acceptor: Acceptor, free: int) -> None:
     before = acceptor.descriptors()
-    _, most = resource.prlimit(acceptor.process.pid, resource.RLIMIT_NOFILE)
-    # Numbers are given from the lowest, so that a limit at the count leaves none.
-    resource.prlimit(acceptor.process.pid, resource.RLIMIT_NOFILE, (before + free, most))
     with connected() as client:
-        assert not give(client, acceptor.inlet)
-        assert not os.get_blocking(client.near.fileno())
-        wait_until(lambda: acceptor.said("failed"), "an accept has failed")
-        assert acceptor.said("failed")[0] == [str(errno.EMFILE)]
+        with contextlib.ExitStack() as stack:
+            for _ in range(MOST_DESCRIPTORS - before - free):
+                assert_served(stack.enter_context(socket.create_connection(acceptor.tcp, timeout=20)))
+            assert not give(client, acceptor.inlet)
+            assert not os.get_blocking(client.near.fileno())
+            wait_until(lambda: acceptor.said("failed"), "an accept has failed")
+            assert acceptor.said("failed") == [[str(errno.EMFILE)]]
+            acceptor.assert_descriptors(MOST_DESCRIPTORS - free)
         acceptor.assert_descriptors(before)
-        resource.prlimit(acceptor.process.pid, resource.RLIMIT_NOFILE, (most, most))
         assert give(client, acceptor.inlet)
+        client.near.close()
         assert_served(client.far)
     acceptor.assert_descriptors(before)
 

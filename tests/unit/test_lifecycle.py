@@ -1,6 +1,7 @@
 """The rules by value, and a small world in which random things happen to a cluster that follows them."""
 
 from dataclasses import replace
+from math import inf
 
 import pytest
 from hypothesis import given, settings
@@ -16,11 +17,19 @@ ASLEEP = Situation(
     compute=Compute.STOPPED,
     process=Process.ABSENT,
     waiters=0,
+    visitors=0,
     sessions=0,
     idle_s=0,
     pause_after_s=300,
+    look_in_s=0.5,
+    quiet_s=0,
+    freeze_after_s=10,
+    freeze_blocked_s=0,
+    stirred="",
+    frozen_s=0,
+    reclaim_after_s=60,
     checkpointed=False,
-    foreign_sessions=0,
+    counted_sessions=0,
     stopping_s=0,
     stop_timeout_s=60,
     stop_wish=StopWish.NONE,
@@ -28,6 +37,7 @@ ASLEEP = Situation(
     server_stops=False,
 )
 AWAKE = replace(ASLEEP, compute=Compute.RUNNING, process=Process.READY)
+FROZEN = replace(AWAKE, compute=Compute.FROZEN, look_in_s=inf)
 PAUSING = replace(AWAKE, compute=Compute.PAUSING)
 
 
@@ -49,6 +59,31 @@ PAUSING = replace(AWAKE, compute=Compute.PAUSING)
         ),
         (AWAKE, Action.REST),
         (replace(AWAKE, idle_s=300), Action.BEGIN_PAUSE),
+        (replace(AWAKE, idle_s=300, look_in_s=0, quiet_s=300), Action.BEGIN_PAUSE),
+        (replace(AWAKE, look_in_s=0), Action.LOOK),
+        (replace(AWAKE, look_in_s=-3, sessions=5), Action.LOOK),
+        (replace(AWAKE, quiet_s=10), Action.FREEZE),
+        (replace(AWAKE, quiet_s=10, sessions=100), Action.FREEZE),
+        (replace(AWAKE, quiet_s=9.9), Action.REST),
+        (replace(AWAKE, quiet_s=10, visitors=1, sessions=1), Action.REST),
+        (replace(AWAKE, quiet_s=10, freeze_blocked_s=0.1), Action.REST),
+        (replace(AWAKE, quiet_s=9e9, freeze_after_s=None), Action.REST),
+        (FROZEN, Action.REST),
+        (replace(FROZEN, sessions=100, idle_s=0), Action.REST),
+        (replace(FROZEN, visitors=1, sessions=1), Action.THAW),
+        (replace(FROZEN, waiters=1), Action.THAW),
+        (replace(FROZEN, stirred="A client sent something.", sessions=1), Action.THAW),
+        (replace(FROZEN, idle_s=300), Action.BEGIN_PAUSE),
+        (replace(FROZEN, idle_s=9e9, pause_after_s=None), Action.REST),
+        (replace(FROZEN, look_in_s=0, sessions=1), Action.LISTEN),
+        (replace(FROZEN, frozen_s=60), Action.RECLAIM),
+        (replace(FROZEN, frozen_s=9e9, reclaim_after_s=None), Action.REST),
+        (replace(FROZEN, stop_wish=StopWish.WHEN_UNUSED), Action.BEGIN_PAUSE),
+        (replace(FROZEN, stop_wish=StopWish.WHEN_UNUSED, sessions=1), Action.DROP_PAUSE),
+        (replace(FROZEN, stop_wish=StopWish.NOW, sessions=1), Action.BEGIN_PAUSE),
+        (replace(FROZEN, process=Process.ENDED, sessions=1), Action.NOTE_EXIT),
+        (replace(FROZEN, delete_asked=True, sessions=3), Action.BEGIN_DELETE),
+        (replace(FROZEN, status=Status.DELETING), Action.ABORT),
         (replace(AWAKE, idle_s=9e9, pause_after_s=None), Action.REST),
         (replace(AWAKE, sessions=1, idle_s=0), Action.REST),
         (replace(AWAKE, sessions=1, stop_wish=StopWish.WHEN_UNUSED), Action.DROP_PAUSE),
@@ -59,9 +94,9 @@ PAUSING = replace(AWAKE, compute=Compute.PAUSING)
         (replace(AWAKE, delete_asked=True, sessions=3), Action.BEGIN_DELETE),
         (PAUSING, Action.CHECKPOINT),
         (replace(PAUSING, checkpointed=True), Action.STOP),
-        (replace(PAUSING, foreign_sessions=2), Action.CANCEL_PAUSE),
-        (replace(PAUSING, foreign_sessions=2, stop_wish=StopWish.NOW), Action.CHECKPOINT),
-        (replace(PAUSING, sessions=1, waiters=1), Action.CANCEL_PAUSE),
+        (replace(PAUSING, counted_sessions=2), Action.CANCEL_PAUSE),
+        (replace(PAUSING, counted_sessions=2, stop_wish=StopWish.NOW), Action.CHECKPOINT),
+        (replace(PAUSING, visitors=1, sessions=1, waiters=1), Action.CANCEL_PAUSE),
         (replace(PAUSING, waiters=1, checkpointed=True), Action.CANCEL_PAUSE),
         (replace(PAUSING, sessions=1, stop_wish=StopWish.NOW, checkpointed=True), Action.STOP),
         (replace(PAUSING, process=Process.STARTING, stop_wish=StopWish.NOW), Action.ABORT),
@@ -81,7 +116,20 @@ def test_each_situation_has_its_next_step(situation: Situation, action: Action) 
 
 
 def test_idle_cluster_is_looked_at_again_when_its_pause_is_due() -> None:
-    assert lifecycle.decide(replace(AWAKE, idle_s=120)).recheck_s == 180
+    assert lifecycle.decide(replace(AWAKE, idle_s=120, look_in_s=1000)).recheck_s == 180
+    assert lifecycle.decide(replace(FROZEN, idle_s=295)).recheck_s == 5
+
+
+def test_frozen_cluster_is_looked_at_again_only_when_something_is_due() -> None:
+    forgotten = replace(FROZEN, sessions=1, pause_after_s=None, reclaim_after_s=None)
+    assert lifecycle.decide(forgotten).recheck_s is None
+    assert lifecycle.decide(replace(forgotten, look_in_s=4)).recheck_s == 4
+    assert lifecycle.decide(replace(forgotten, reclaim_after_s=60, frozen_s=20)).recheck_s == 40
+
+
+def test_quiet_cluster_is_looked_at_again_when_its_freeze_is_due() -> None:
+    assert lifecycle.decide(replace(AWAKE, quiet_s=9.75)).recheck_s == 0.25
+    assert lifecycle.decide(replace(AWAKE, quiet_s=11, freeze_blocked_s=0.25)).recheck_s == 0.25
 
 
 @given(
@@ -91,11 +139,19 @@ def test_idle_cluster_is_looked_at_again_when_its_pause_is_due() -> None:
         compute=st.sampled_from(Compute),
         process=st.sampled_from(Process),
         waiters=st.integers(0, 3),
+        visitors=st.integers(0, 3),
         sessions=st.integers(0, 3),
         idle_s=st.floats(0, 1000),
         pause_after_s=st.none() | st.integers(1, 500),
+        look_in_s=st.floats(-10, 10) | st.just(inf),
+        quiet_s=st.floats(0, 1000),
+        freeze_after_s=st.none() | st.floats(0.01, 100),
+        freeze_blocked_s=st.floats(0, 10),
+        stirred=st.sampled_from(["", "A client sent something."]),
+        frozen_s=st.floats(0, 1000),
+        reclaim_after_s=st.none() | st.floats(1, 100),
         checkpointed=st.booleans(),
-        foreign_sessions=st.integers(0, 3),
+        counted_sessions=st.integers(0, 3),
         stopping_s=st.floats(0, 100),
         stop_timeout_s=st.just(60),
         stop_wish=st.sampled_from(StopWish),
@@ -106,18 +162,26 @@ def test_idle_cluster_is_looked_at_again_when_its_pause_is_due() -> None:
 def test_every_situation_has_a_decision_with_a_reason(situation: Situation) -> None:
     decision = lifecycle.decide(situation)
     assert decision.reason.endswith(".")
-    if decision.action is Action.STOP and situation.stop_wish is not StopWish.NOW:
-        assert situation.sessions == 0
+    if decision.action in {Action.STOP, Action.FREEZE} and situation.stop_wish is not StopWish.NOW:
+        assert situation.visitors == 0
         assert situation.waiters == 0
+    if decision.action is Action.REST and decision.recheck_s == 0:
+        # It would ask again at once, for ever.
+        assert situation.process is Process.STOPPING
 
 
 class World:
-    """A cluster whose owner follows the rules, and whose server may be killed between any two steps."""
+    """A cluster whose owner follows the rules, and whose server may be killed between any two steps.
+
+    `visitors` are clients that wait for their session; those that have it are the engine's, `sessions` in all.
+    """
 
     def __init__(self) -> None:
         self.now = ASLEEP
         self.served = 0
         self.cut_off = 0
+        self.unheard = 0
+        """Things that clients have sent to a frozen engine."""
 
     def step(self) -> Action:
         """Carry out one decision, as the owner does."""
@@ -135,7 +199,19 @@ class World:
                 self._serve()
             case Action.BEGIN_PAUSE:
                 self._compute(Cause.STOP_DUE)
-                self.now = replace(self.now, checkpointed=False, foreign_sessions=0)
+                self._run_on()
+                self.now = replace(self.now, checkpointed=False, counted_sessions=0)
+            case Action.LOOK | Action.LISTEN:
+                self.now = replace(now, look_in_s=0.5)
+            case Action.RECLAIM:
+                self.now = replace(now, reclaim_after_s=None)
+            case Action.FREEZE:
+                self._compute(Cause.AT_REST)
+                self.now = replace(self.now, look_in_s=inf, frozen_s=0, reclaim_after_s=60)
+            case Action.THAW:
+                self._compute(Cause.WANTED)
+                self._run_on()
+                self._serve()
             case Action.CANCEL_PAUSE:
                 self._compute(Cause.WANTED)
                 self.now = replace(self.now, stop_wish=StopWish.NONE, idle_s=0)
@@ -143,7 +219,8 @@ class World:
             case Action.DROP_PAUSE:
                 self.now = replace(now, stop_wish=StopWish.NONE)
             case Action.CHECKPOINT:
-                self.now = replace(now, checkpointed=True)
+                counted = now.sessions - now.visitors
+                self.now = replace(now, checkpointed=not counted, counted_sessions=counted)
             case Action.STOP:
                 if now.stop_wish is not StopWish.NOW:
                     self.cut_off += now.sessions
@@ -153,9 +230,11 @@ class World:
             case Action.NOTE_EXIT:
                 self.now = replace(now, process=Process.ABSENT)
                 self._compute(Cause.START_FAILED if now.compute is Compute.RESUMING else Cause.EXITED)
-                if now.compute is Compute.RESUMING:
-                    self.now = replace(self.now, waiters=0, sessions=0)
-                self.now = replace(self.now, stop_wish=StopWish.NONE)
+                left = 0 if now.compute is Compute.RESUMING else now.visitors
+                self.unheard = 0
+                self.now = replace(
+                    self.now, waiters=left, visitors=left, sessions=left, stop_wish=StopWish.NONE, quiet_s=0, stirred=""
+                )
             case _:
                 assert action is Action.REST
         return action
@@ -166,7 +245,11 @@ class World:
 
     def _serve(self) -> None:
         self.served += self.now.waiters
-        self.now = replace(self.now, waiters=0)
+        self.now = replace(self.now, waiters=0, visitors=0)
+
+    def _run_on(self) -> None:
+        self.unheard = 0
+        self.now = replace(self.now, stirred="", quiet_s=0, look_in_s=0.5)
 
     def happen(self, what: str) -> None:
         """Let something happen from outside."""
@@ -174,12 +257,32 @@ class World:
         match what:
             case "connect":
                 running = now.compute is Compute.RUNNING and now.process is Process.READY
-                self.now = replace(now, sessions=now.sessions + 1, waiters=now.waiters + (not running), idle_s=0)
+                more = 0 if running else 1
+                self.now = replace(
+                    now,
+                    sessions=now.sessions + 1,
+                    visitors=now.visitors + more,
+                    waiters=now.waiters + more,
+                    idle_s=0,
+                    quiet_s=0,
+                )
                 self.served += running
-            case "leave" if now.sessions > now.waiters:
-                self.now = replace(now, sessions=now.sessions - 1)
-            case "time" if not now.sessions:
-                self.now = replace(now, idle_s=now.idle_s + 200)
+            case "leave" | "speak" if now.sessions > now.visitors:
+                if now.compute is Compute.FROZEN:
+                    self.unheard += 1
+                    self.now = replace(now, stirred="A client sent something.")
+                elif what == "speak":
+                    self.now = replace(now, quiet_s=0)
+                else:
+                    self.now = replace(now, sessions=now.sessions - 1, quiet_s=0)
+            case "time":
+                self.now = replace(
+                    now,
+                    idle_s=0 if now.sessions else now.idle_s + 200,
+                    quiet_s=now.quiet_s + 20,
+                    frozen_s=now.frozen_s + 20,
+                    look_in_s=now.look_in_s - 20,
+                )
             case "engine stops" if now.process is Process.STOPPING:
                 self.now = replace(now, process=Process.ENDED)
             case "engine dies" if now.process not in {Process.ABSENT, Process.ENDED}:
@@ -187,16 +290,18 @@ class World:
             case "pause asked":
                 self.now = replace(now, stop_wish=StopWish.WHEN_UNUSED)
             case "server dies":
-                # The clients are gone with the relay; the engine goes on; the record says what it said.
+                # Clients that had no session are gone; engine and sessions go on, thawed; the record says what it said.
                 there = now.process in {Process.READY, Process.STARTING, Process.STOPPING}
                 self.now = replace(
                     now,
                     process=Process.READY if there else Process.ABSENT,
-                    sessions=0,
+                    sessions=now.sessions - now.visitors if there else 0,
+                    visitors=0,
                     waiters=0,
                     idle_s=0,
                     stop_wish=StopWish.NONE,
                 )
+                self._run_on()
                 if there and now.compute is not Compute.PAUSING:
                     self._compute(Cause.FOUND_READY)
 
@@ -205,7 +310,7 @@ class World:
 @given(
     st.lists(
         st.sampled_from(
-            ["step", "connect", "leave", "time", "engine stops", "engine dies", "pause asked", "server dies"]
+            ["step", "connect", "leave", "speak", "time", "engine stops", "engine dies", "pause asked", "server dies"]
         ),
         max_size=60,
     )
@@ -223,4 +328,5 @@ def test_no_client_is_cut_off_and_none_waits_for_ever_whatever_happens(happening
             break
     assert world.now.waiters == 0
     assert world.cut_off == 0
-    assert world.now.compute in {Compute.RUNNING, Compute.STOPPED, Compute.FAILED}
+    assert world.unheard == 0
+    assert world.now.compute in {Compute.RUNNING, Compute.FROZEN, Compute.STOPPED, Compute.FAILED}

@@ -48,7 +48,7 @@ def parse(mountinfo: str, groups: str) -> list[Hierarchy]:
         controllers = [""] if kind == "cgroup2" else sorted(options & named.keys())
         for controller in controllers:
             group = named.get(controller)
-            if group is None or not (root == "/" or group == root or group.startswith(f"{root}/")):
+            if group is None or not f"{group}/".startswith(f"{root.rstrip('/')}/"):
                 continue
             found.append(
                 Hierarchy(

@@ -1,7 +1,7 @@
 """Stopping and letting go all processes of one engine at once: the kernel's freezers, or signals where there is none.
 
-`Freezer` says how one engine is frozen. It is a plain value, so that the keeper can have it too and thaw an engine whose
-server has ended. Nothing here needs an event loop, and nothing but `freeze` waits.
+`Freezer` says how one engine is frozen. It is a plain value, so that the keeper can have it too and thaw an engine
+whose server has ended. Nothing here needs an event loop, and nothing waits.
 """
 
 import contextlib

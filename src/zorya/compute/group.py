@@ -43,7 +43,7 @@ def examine(way: Way | None, hierarchies: Sequence[Hierarchy] | None = None) -> 
     memory = next((one for one in usable if _counts_memory(one)), None)
     return Grouping(
         freezer=chosen,
-        freezer_reason=_freezer_reason(chosen, way, any(_way(one) for one in seen)),
+        freezer_reason=_freezer_reason(chosen, way, [one for one in seen if _way(one) is not None]),
         memory=memory,
         memory_reason=f"It is counted and reclaimed in {memory.own}." if memory else _no_memory_reason(seen),
     )
@@ -64,12 +64,12 @@ def _counts_memory(hierarchy: Hierarchy) -> bool:
         return False
 
 
-def _freezer_reason(chosen: Hierarchy | None, way: Way | None, there_is_one: bool) -> str:
+def _freezer_reason(chosen: Hierarchy | None, way: Way | None, seen: Sequence[Hierarchy]) -> str:
     if chosen is not None:
         return f"Engines are frozen by control groups of version {chosen.version} in {chosen.own}."
     if way is Way.SIGNALS:
         return "Engines are frozen by SIGSTOP, as the setting freezer says."
-    if there_is_one:
+    if seen:
         return "Engines are frozen by SIGSTOP: this user may not make control groups."
     return "Engines are frozen by SIGSTOP: this host has no freezer."
 
@@ -172,11 +172,9 @@ class ProcessGroup:
         """Remove the group's folders once no process is in them any more; leaves them after a second. Idempotent."""
         folders = [Path(self.freezer.folder)] if self.freezer.folder else []
         folders += [self._memory] if self._memory else []
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + _REMOVE_WITHIN_S
+        deadline = asyncio.get_running_loop().time() + _REMOVE_WITHIN_S
         for folder in dict.fromkeys(folders):
-            while not _try_remove(folder) and loop.time() < deadline:
-                await asyncio.sleep(0.01)
+            await _remove(folder, deadline)
 
 
 def _place(hierarchy: Hierarchy | None, name: str, pid: int) -> Path | None:
@@ -198,16 +196,23 @@ def _place(hierarchy: Hierarchy | None, name: str, pid: int) -> Path | None:
 def _adopt(folder: Path, pid: int) -> None:
     """Move the tree in; a child that was forked meanwhile is found by looking again. Raises OSError."""
     procs = folder / "cgroup.procs"
+    ended: set[str] = set()
     while True:
         inside = set(procs.read_text().split())
-        outside = [str(one) for one in procfs.tree(pid) if str(one) not in inside]
+        outside = [one for one in map(str, procfs.tree(pid)) if one not in inside | ended]
         if not outside:
             return
         for one in outside:
-            with contextlib.suppress(ProcessLookupError):
+            try:
                 procs.write_text(one)
-        if procfs.read_identity(pid) is None:
-            return
+            except ProcessLookupError:
+                ended.add(one)  # its remains stay in the tree until its parent takes notice
+
+
+async def _remove(folder: Path, deadline: float) -> None:
+    loop = asyncio.get_running_loop()
+    while not _try_remove(folder) and loop.time() < deadline:  # noqa: ASYNC110 - the kernel tells nobody
+        await asyncio.sleep(0.01)
 
 
 def _try_remove(folder: Path) -> bool:

@@ -1,8 +1,8 @@
 """Watching over the sockets of a frozen engine, so that whoever speaks to it wakes it.
 
-Duplicates of its sockets are taken with pidfd_getfd(2) just before the freeze and closed at the thaw, so that the engine
-alone owns its sockets while it runs. With counters that are read before the engine is asked what it does and again after
-the freeze, it is certain that no byte slipped in between: see `Vigil.what_came`.
+Duplicates of its sockets are taken with pidfd_getfd(2) just before the freeze and closed at the thaw, so that the
+engine alone owns its sockets while it runs. With counters that are read before the engine is asked what it does and
+again after the freeze, it is certain that no byte slipped in between: see `Vigil.what_came`.
 """
 
 import asyncio
@@ -86,7 +86,7 @@ class Vigil:
         """Answer, of the frozen engine whose processes are `pids` now, what came since `take`; empty if nothing did.
 
         The engine was asked in between and every session was waiting for its client. A session that has read all that
-        had come, that waits, and to which nothing came has nothing to do: it cannot have been frozen within a statement.
+        had come, that waits, and to which nothing came has nothing to do, so none was frozen within a statement.
         """
         if frozenset(pids) != self._pids:
             return "A process began or ended."
@@ -138,20 +138,23 @@ class Vigil:
             return  # `what_came` notices that it is gone
         try:
             for number, _ in _sockets_of(pid):
-                with contextlib.suppress(ProcessLookupError, _Closed):
-                    self._keep(_duplicate(pidfd, number), ports)
+                with contextlib.suppress(ProcessLookupError, _Closed), contextlib.ExitStack() as given:
+                    sock = given.enter_context(_duplicate(pidfd, number))
+                    if self._keep(sock, ports):
+                        given.pop_all()
         finally:
             os.close(pidfd)
 
-    def _keep(self, sock: socket.socket, ports: Collection[int]) -> None:
+    def _keep(self, sock: socket.socket, ports: Collection[int]) -> bool:
+        """Keep the socket if it is one to be watched; answer whether it is."""
         if _is_door(sock):
             self._doors[sock.fileno()] = sock
         elif _is_client(sock, ports):
-            client = _Client(sock=sock, received=_received(sock))
+            self._clients[sock.fileno()] = _Client(sock=sock, received=_received(sock))
             self._unread = self._unread or _unread(sock) > 0
-            self._clients[sock.fileno()] = client
         else:
-            sock.close()
+            return False
+        return True
 
 
 class _Closed(OSError):
@@ -184,14 +187,15 @@ def _duplicate(pidfd: int, number: int) -> socket.socket:
 
 def _sockets_of(pid: int) -> Iterator[tuple[int, int]]:
     """Answer the numbers and inodes of a process's sockets. Raises PermissionError."""
+    # os and not pathlib: a hundred sessions have thousands of descriptors, and this is on the way of each freeze.
     folder = f"/proc/{pid}/fd"
     try:
-        entries = os.listdir(folder)
+        entries = os.listdir(folder)  # noqa: PTH208
     except (FileNotFoundError, ProcessLookupError):
         return
     for entry in entries:
         try:
-            target = os.readlink(f"{folder}/{entry}")
+            target = os.readlink(f"{folder}/{entry}")  # noqa: PTH115
         except (FileNotFoundError, ProcessLookupError):
             continue
         if target.startswith("socket:["):

@@ -15,9 +15,11 @@ from typing import Protocol
 
 from zorya.compute.freezer import Freezer
 from zorya.control import lifecycle, states
+from zorya.control.attendance import Attendance
 from zorya.control.catalog import Catalog, NewEvent
 from zorya.control.events import EventKind
 from zorya.control.instance import InstanceRunner
+from zorya.control.journal import Journal
 from zorya.control.lifecycle import Action, Decision, Process, Situation, StopWish
 from zorya.control.live import LiveEngine
 from zorya.control.record import ClusterRecord
@@ -33,15 +35,6 @@ _log = logging.get("zorya.control")
 RETRY_S = 2.0
 """How long the owner waits before it repeats a step that failed and has to be done."""
 
-LOOK_EVERY_S = 0.5
-"""How often it is seen whether an engine's processes have come or gone: one small file is read."""
-
-LISTEN_EVERY_S = 5.0
-"""How often it is seen whether a signal waits for a frozen session, such as that of its own timer."""
-
-FREEZE_AGAIN_S = 5.0
-"""How long no freeze is tried, at least, after one that the host did not allow."""
-
 _OPERATIONS = {
     Action.BUILD: ("create", "making the data folder"),
     Action.START: ("resume", "starting the engine"),
@@ -56,6 +49,10 @@ _INTERRUPTIBLE = frozenset({Action.AWAIT_READY, Action.CHECKPOINT, Action.RECLAI
 
 class Guard(Protocol):
     """What thaws engines if this process dies. Never blocks."""
+
+    @property
+    def problem(self) -> str:
+        """Why there is nothing that would thaw an engine, as a sentence; empty when there is."""
 
     def guard(self, name: str, freezer: Freezer) -> None:
         """Thaw this engine when this process has ended."""
@@ -86,7 +83,6 @@ class ClusterOwner:
         """Own the cluster of this record; `run` does the work."""
         self.record = record
         self.endpoint_problem = ""
-        self._revision = revision
         self._around = surroundings
         self._runner = surroundings.runner
         self._clock = surroundings.clock
@@ -96,21 +92,9 @@ class ClusterOwner:
         self._entrance: Entrance | None = None
         self._ending = ""
         self._log_mark = 0
-        self._look_at_s = 0.0
-        # How it sleeps.
-        self._freezing = False
-        self._frozen_at_s = 0.0
-        self._stirred = ""
-        self._reclaimed = False
-        self._freeze_blocked_until_s = 0.0
-        self.freeze_problem = ""
-        """Why the last attempt to freeze failed, as a sentence; empty when it did not."""
         # What is wanted.
-        self._visitors = 0
-        self._unseen = 0
-        self._engine_sessions = 0
+        self._attendance = Attendance(surroundings.clock.monotonic_s())
         self._waiting = WaitingRoom(record.name, timeout_s=surroundings.wake_timeout_s)
-        self._idle_since_s = surroundings.clock.monotonic_s()
         self._stop_wish = StopWish.NONE
         self._delete_asked = False
         self._server_stops = False
@@ -125,10 +109,7 @@ class ClusterOwner:
         self._failure: errors.ZoryaError | None = None
         self._retries = False
         self._stops = 0
-        # What is still to be written.
-        self._unwritten: list[NewEvent] = []
-        self._to_write = asyncio.Event()
-        self._writing = asyncio.Lock()
+        self._journal = Journal(surroundings.catalog, revision=revision, told=surroundings.told)
 
     # What the gateway asks; see gateway.directory.Endpoint.
 
@@ -139,22 +120,21 @@ class ClusterOwner:
 
     def enter(self) -> None:
         """Count a client in that wants a session."""
-        self._visitors += 1
-        if self.record.compute is Compute.FROZEN or self._freezing:
-            self._changed.set()
+        self._attendance.enter()
 
     def leave(self) -> None:
         """Count the client out."""
-        self._visitors -= 1
-        self._note_idleness()
+        if self._attendance.leave(self._clock.monotonic_s()):
+            self._changed.set()
 
     def attached(self) -> None:
         """Note that a client has its session with the engine, which is to be looked at for it."""
-        self._unseen += 1
+        self._attendance.attach()
 
     def detached(self) -> None:
         """Note that a session is over, so that the engine is looked at soon."""
-        self._look_at_s = 0.0
+        if self._live is not None:
+            self._live.look_soon()
         self._changed.set()
 
     @property
@@ -164,7 +144,9 @@ class ClusterOwner:
 
     def running(self) -> Entrance | None:
         """Answer how to get into the engine if it runs and is about neither to stop nor to freeze."""
-        return self._entrance if self.record.compute is Compute.RUNNING and not self._freezing else None
+        if self.record.compute is not Compute.RUNNING or self._live is None or self._live.is_freezing:
+            return None
+        return self._entrance
 
     async def wake(self) -> Entrance:
         """Answer how to get into the engine, once it runs; see gateway.directory.Endpoint.wake."""
@@ -190,7 +172,8 @@ class ClusterOwner:
     @property
     def sessions(self) -> int:
         """Clients that have a session with the engine, and those at the endpoint that wait for theirs."""
-        return self._visitors + (self._live.sessions(self._unseen) if self._live is not None else 0)
+        attendance = self._attendance
+        return attendance.visitors + (self._live.sessions(attendance.unseen) if self._live is not None else 0)
 
     @property
     def pid(self) -> int | None:
@@ -212,7 +195,7 @@ class ClusterOwner:
         """What keeps a running cluster from freezing, as a sentence; empty when nothing does, or it does not run."""
         if self.record.compute is not Compute.RUNNING or self.record.freeze_after_s is None or self._live is None:
             return ""
-        return self.freeze_problem or (self._live.quiet.busy if self._live.quiet is not None else "")
+        return self._live.freeze_problem or (self._live.quiet.busy if self._live.quiet is not None else "")
 
     @property
     def operation(self) -> OperationView | None:
@@ -225,7 +208,7 @@ class ClusterOwner:
         after = self.record.pause_after_s
         if self.record.compute not in {Compute.RUNNING, Compute.FROZEN} or self.sessions or after is None:
             return None
-        return max(0.0, after - self._idle_s())
+        return max(0.0, after - self._attendance.idle_s(self._clock.monotonic_s()))
 
     async def created(self) -> None:
         """Wait until the cluster is available. Raises what kept it from being made, once nothing is left of it.
@@ -282,9 +265,7 @@ class ClusterOwner:
         if self._live is not None:
             await self._live.close()
             self._live.process.release()
-        if self._to_write.is_set():
-            with suppress(errors.ZoryaError):
-                await self._save(None)
+        await self._journal.flush()
 
     async def _until(self, reached: Callable[[], bool]) -> None:
         async with self._settled:
@@ -294,7 +275,7 @@ class ClusterOwner:
 
     async def run(self) -> None:
         """Look after the cluster until it is deleted, or until cancelled: then its engine goes on without an owner."""
-        writer = asyncio.create_task(self._write_what_is_due(), name=f"{self.name}: write")
+        writer = asyncio.create_task(self._journal.run(), name=f"{self.name}: journal")
         try:
             await self._look_after()
         finally:
@@ -320,25 +301,23 @@ class ClusterOwner:
     def _situation(self) -> Situation:
         now_s = self._clock.monotonic_s()
         stopping = self._phase is Process.STOPPING
-        frozen = self.record.compute is Compute.FROZEN
-        quiet = self._live.quiet if self._live is not None else None
-        can_reclaim = self._live is not None and self._live.group.can_reclaim and not self._reclaimed
+        live = self._live
         return Situation(
             status=self.record.status,
             compute=self.record.compute,
             process=self._phase,
             waiters=self._waiting.waiters,
-            visitors=self._visitors,
-            sessions=self._visitors + self._unseen + self._engine_sessions,
-            idle_s=self._idle_s(),
+            visitors=self._attendance.visitors,
+            sessions=self._attendance.total,
+            idle_s=self._attendance.idle_s(now_s),
             pause_after_s=self.record.pause_after_s,
-            look_in_s=self._look_at_s - now_s,
-            quiet_s=now_s - quiet.since_s if quiet is not None and quiet.since_s is not None else 0.0,
+            look_in_s=live.look_at_s - now_s if live is not None else inf,
+            quiet_s=now_s - live.quiet.since_s if live and live.quiet and live.quiet.since_s is not None else 0.0,
             freeze_after_s=self.record.freeze_after_s,
-            freeze_blocked_s=max(0.0, self._freeze_blocked_until_s - now_s),
-            stirred=self._stirred,
-            frozen_s=now_s - self._frozen_at_s if frozen else 0.0,
-            reclaim_after_s=self._around.reclaim_after_s if can_reclaim else None,
+            freeze_blocked_s=max(0.0, live.freeze_blocked_until_s - now_s) if live is not None else 0.0,
+            stirred=live.stirred if live is not None else "",
+            frozen_s=now_s - live.frozen_at_s if live is not None else 0.0,
+            reclaim_after_s=self._around.reclaim_after_s if live is not None and live.can_reclaim else None,
             checkpointed=self._checkpointed,
             counted_sessions=self._counted_sessions,
             stopping_s=now_s - self._stop_sent_s if stopping else 0.0,
@@ -347,16 +326,6 @@ class ClusterOwner:
             delete_asked=self._delete_asked,
             server_stops=self._server_stops,
         )
-
-    def _idle_s(self) -> float:
-        in_use = self._visitors or self._unseen or self._engine_sessions
-        return 0.0 if in_use else self._clock.monotonic_s() - self._idle_since_s
-
-    def _note_idleness(self) -> None:
-        """Begin to count the time without sessions, if there is none now. To be called when one has ended."""
-        if not (self._visitors or self._unseen or self._engine_sessions):
-            self._idle_since_s = self._clock.monotonic_s()
-            self._changed.set()
 
     def _note_operation(self, action: Action) -> None:
         if action in _OPERATIONS:
@@ -432,9 +401,9 @@ class ClusterOwner:
             case Action.FREEZE:
                 await self._freeze(decision.reason)
             case Action.LISTEN:
-                self._listen()
+                self._held().listen()
             case Action.RECLAIM:
-                await self._reclaim()
+                await self._held().reclaim()
             case Action.THAW:
                 self._thaw(decision.reason)
             case Action.BEGIN_PAUSE:
@@ -474,7 +443,6 @@ class ClusterOwner:
 
         self._live = live
         self._phase = phase
-        self._look_at_s = 0.0
         self._around.guard.guard(self.record.id, live.group.freezer)
         live.process.on_exit(ended)
 
@@ -483,10 +451,7 @@ class ClusterOwner:
         live, self._live = self._live, None
         self._phase = Process.ABSENT
         self._entrance = None
-        self._unseen = 0
-        self._engine_sessions = 0
-        self._freezing = False
-        self._stirred = ""
+        self._attendance.lose_engine(self._clock.monotonic_s())
         if live is not None:
             await live.close()
             await live.group.remove()
@@ -526,7 +491,7 @@ class ClusterOwner:
         again = self.record.compute is Compute.RESUMING
         event = None if again else self._apply_compute(Cause.WANTED, reason)
         self._log_mark = self._runner.log_mark(self.record)
-        saving = asyncio.create_task(self._save(event), name=f"{self.name}: note the resume")
+        saving = asyncio.create_task(self._journal.save(self.record, event), name=f"{self.name}: note the resume")
         try:
             await failpoints.reached("resume.begun")
             live = await self._runner.start(self.record)
@@ -553,89 +518,40 @@ class ClusterOwner:
             # It was ready and is stopping already; its end will be noticed.
             self._phase = Process.STARTING
             return
-        self._idle_since_s = self._clock.monotonic_s()
+        self._attendance.begin_idling(self._clock.monotonic_s())
         event = self._apply_compute(Cause.READY, f"The engine is process {process.pid}.")
         # The clients go first: they need not wait until it is written that they need not wait.
         self._waiting.settle(self._entrance)
-        await self._save(event)
+        await self._journal.save(self.record, event)
         await failpoints.reached("resume.done")
 
     async def _look(self) -> None:
         """See what sessions there are, and whether the engine rests."""
-        live = self._held()
-        every_s = LOOK_EVERY_S if self.record.freeze_after_s is None else min(LOOK_EVERY_S, self.record.freeze_after_s)
-        self._look_at_s = self._clock.monotonic_s() + every_s
-        unseen = self._unseen
-        try:
-            asked = await live.look(self.record.freeze_after_s)
-        except errors.EngineProblem as error:
-            _log.debug("the engine does not say what it does", cluster=self.name, error=str(error))
-            self._look_at_s = self._clock.monotonic_s() + LOOK_EVERY_S
-            return
-        if asked or unseen:
-            had = self._engine_sessions + unseen
-            self._unseen -= unseen
-            self._engine_sessions = live.counted
-            if had:
-                self._note_idleness()
+        live, unseen = self._held(), self._attendance.unseen
+        await live.look(self.record.freeze_after_s)
+        self._attendance.see(live.counted, unseen_before=unseen, now_s=self._clock.monotonic_s())
 
     async def _freeze(self, reason: str) -> None:
-        """Freeze the engine, unless a client came first. What it is asked meanwhile waits for the outcome."""
+        """Freeze the engine, unless a client comes first. Those who come meanwhile wait for the outcome."""
         live, entrance = self._held(), self._entrance
         assert entrance is not None
-        self._freezing = True
-        self._stirred = ""
-        why = ""
-        try:
-            why = await live.freeze({self.record.port, entrance.address.port}, self._be_stirred)
-            self.freeze_problem = ""
-        except errors.EngineProblem as error:
-            why = error.message
-            self._block_freezing(error)
-        finally:
-            self._freezing = False
-            if why and self._entrance is not None:
+        ports = {self.record.port, entrance.address.port}
+        refused = await live.try_freeze(ports, self._changed.set, hindrance=self._around.guard.problem)
+        if refused:
+            if self._entrance is not None:
                 self._waiting.settle(self._entrance)
-        if why:
-            self._look_at_s = 0.0
-            _log.debug("not frozen", cluster=self.name, reason=why)
         elif live.process.alive:
-            self._frozen_at_s = self._clock.monotonic_s()
-            self._look_at_s = self._frozen_at_s + LISTEN_EVERY_S if live.sessions(0) else inf
-            self._reclaimed = False
-            self._write_later(self._apply_compute(Cause.AT_REST, reason))
+            event = self._apply_compute(Cause.AT_REST, reason)
+            self._journal.save_later(self.record, event)
             await failpoints.reached("freeze.done")
-
-    def _block_freezing(self, error: errors.EngineProblem) -> None:
-        if isinstance(error, errors.FreezeFailed):
-            if error.message != self.freeze_problem:
-                _log.warning("the engine cannot be frozen", cluster=self.name, error=str(error))
-            self.freeze_problem = error.message
-        again_s = max(FREEZE_AGAIN_S, self.record.freeze_after_s or 0.0)
-        self._freeze_blocked_until_s = self._clock.monotonic_s() + again_s
-
-    def _be_stirred(self, why: str) -> None:
-        self._stirred = why
-        self._changed.set()
-
-    def _listen(self) -> None:
-        self._look_at_s = self._clock.monotonic_s() + LISTEN_EVERY_S
-        if self._held().awaits_signal():
-            self._stirred = "A signal came for one of its processes."
-
-    async def _reclaim(self) -> None:
-        self._reclaimed = True
-        await asyncio.to_thread(self._held().group.reclaim)
 
     def _thaw(self, reason: str) -> None:
         # The engine first, then those who want it, then the record: nobody needs to wait for the disk.
         self._held().thaw()
-        self._stirred = ""
-        self._look_at_s = 0.0
         event = self._apply_compute(Cause.WANTED, reason)
         if self._entrance is not None:
             self._waiting.settle(self._entrance)
-        self._write_later(event)
+        self._journal.save_later(self.record, event)
 
     async def _begin_pause(self, reason: str) -> None:
         self._held().thaw()
@@ -647,14 +563,15 @@ class ClusterOwner:
 
     async def _cancel_pause(self, reason: str) -> None:
         self._stop_wish = StopWish.NONE
-        self._idle_since_s = self._clock.monotonic_s()
-        self._entrance = self._runner.entrance(self.record, self._held().process)
-        self._engine_sessions = self._counted_sessions
-        self._look_at_s = 0.0
+        live, now_s = self._held(), self._clock.monotonic_s()
+        self._attendance.see(self._counted_sessions, unseen_before=0, now_s=now_s)
+        self._attendance.begin_idling(now_s)
+        self._entrance = self._runner.entrance(self.record, live.process)
+        live.look_soon()
         event = self._apply_compute(Cause.WANTED, reason)
         if self._entrance is not None:
             self._waiting.settle(self._entrance)
-        await self._save(event)
+        await self._journal.save(self.record, event)
 
     async def _checkpoint(self) -> None:
         try:
@@ -735,12 +652,13 @@ class ClusterOwner:
         self._stop_wish = StopWish.NONE
         event = self._apply_compute(Cause.START_FAILED, str(error))
         self._waiting.settle(error)
-        await self._save(event)
+        await self._journal.save(self.record, event)
 
     # The record.
 
     async def _change_compute(self, cause: Cause, reason: str) -> None:
-        await self._save(self._apply_compute(cause, reason))
+        event = self._apply_compute(cause, reason)
+        await self._journal.save(self.record, event)
 
     def _apply_compute(self, cause: Cause, reason: str) -> NewEvent | None:
         target, kind = states.change_of_compute(self.record.compute, cause)
@@ -756,7 +674,7 @@ class ClusterOwner:
         self.record = replace(before, status=target, reason=reason or before.reason)
         self._operation = None
         try:
-            await self._save(self._event(kind, reason))
+            await self._journal.save(self.record, self._event(kind, reason))
         except errors.ZoryaError:
             # Not written, not so: the step is repeated, and a deleted cluster must not come back at the next start.
             self.record = before
@@ -768,49 +686,6 @@ class ClusterOwner:
             return None
         return NewEvent(at=self._clock.now(), cluster=self.name, kind=kind, reason=reason)
 
-    def _write_later(self, event: NewEvent | None) -> None:
-        """Have the record and the event written soon, by nobody who is waited for."""
-        self._unwritten += [event] if event else []
-        self._to_write.set()
-
-    async def _write_what_is_due(self) -> None:
-        while True:
-            await self._to_write.wait()
-            try:
-                await self._save(None)
-            except errors.ZoryaError as error:
-                _log.error("the record could not be written", cluster=self.name, error=str(error))
-
-    async def _save(self, event: NewEvent | None) -> None:
-        """Write the record as it is now, and the event. Raises what the catalog raises, unless `_write` passes it by."""
-        async with self._writing:
-            self._unwritten += [event] if event else []
-            await self._write()
-
-    async def _write(self) -> None:
-        """Write the record as it is now with the events that wait for it. The caller holds the lock.
-
-        A database that runs is not stopped because the catalog's disk is full: the failure is logged, and the next
-        change writes the whole record again. What is on the host meanwhile is found again by looking at the host.
-        """
-        self._to_write.clear()
-        events, self._unwritten = self._unwritten, []
-        record = self.record
-        try:
-            self._revision = await self._around.catalog.replace(record, revision=self._revision, events=events)
-        except (errors.DiskFull, errors.HomeUnusable) as error:
-            if record.status is not Status.AVAILABLE:
-                raise
-            _log.error("the catalog could not be written", cluster=self.name, error=str(error))
-        else:
-            self._around.told()
-
     async def tell(self, kind: EventKind, reason: str) -> None:
-        """Write an event that is not a change of state; if that fails, it is logged, since no work depends on it."""
-        event = NewEvent(at=self._clock.now(), cluster=self.name, kind=kind, reason=reason)
-        try:
-            await self._around.catalog.add_event(event)
-        except (errors.DiskFull, errors.HomeUnusable) as error:
-            _log.error("the catalog could not be written", cluster=self.name, error=str(error))
-        else:
-            self._around.told()
+        """Write an event that is not a change of state."""
+        await self._journal.tell(NewEvent(at=self._clock.now(), cluster=self.name, kind=kind, reason=reason))

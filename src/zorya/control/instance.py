@@ -1,6 +1,7 @@
 """Carry out one cluster's steps on the host: the engine's knowledge and the process put together, no decisions."""
 
 import asyncio
+import functools
 import shutil
 import socket
 from pathlib import Path
@@ -125,7 +126,8 @@ class InstanceRunner:
     def _alive(self, record: ClusterRecord, process: EngineProcess) -> LiveEngine:
         folders = self._home.of_cluster(record.id)
         group = ProcessGroup.enclose(self._grouping, f"zorya-{record.id}", process.identity)
-        return LiveEngine(process, group, new_watcher=lambda: self._engine.watcher(folders), clock=self._clock)
+        watcher = functools.partial(self._engine.watcher, folders)
+        return LiveEngine(record.name, process, group, new_watcher=watcher, clock=self._clock)
 
     async def await_ready(self, record: ClusterRecord, process: EngineProcess) -> Address:
         """Wait until the engine serves clients and answer its address. Waits for ever if the process ends."""

@@ -1,7 +1,11 @@
-"""One engine that is up: its processes, what it was last seen doing, and its sleep. No decisions."""
+"""One engine that is up: its processes, what it was last seen doing, and its sleep.
+
+`lifecycle` decides when it is looked at, frozen and thawed; `cluster` has the consequences for the cluster.
+"""
 
 import asyncio
 from collections.abc import Callable, Set
+from math import inf
 
 from zorya.compute import procfs
 from zorya.compute.group import ProcessGroup
@@ -9,9 +13,18 @@ from zorya.compute.processes import EngineProcess
 from zorya.compute.vigil import Vigil
 from zorya.control import quiet
 from zorya.control.quiet import Quiet
-from zorya.core import errors, failpoints
+from zorya.core import errors, failpoints, logging
 from zorya.core.clock import Clock
 from zorya.engines.base import Activity, Watcher
+
+LOOK_EVERY_S = 0.5
+"""How often it is seen whether an engine's processes have come or gone: one small file is read."""
+
+LISTEN_EVERY_S = 5.0
+"""How often it is seen whether a signal waits for a frozen session, such as that of its own timer."""
+
+FREEZE_AGAIN_S = 5.0
+"""How long no freeze is tried, at least, after one that failed."""
 
 ANSWER_WITHIN_S = 5.0
 """How long an engine may take to say what it does."""
@@ -20,17 +33,38 @@ ASK_EVERY_S = 2.0
 """How often a busy engine is asked at most, but for when its processes change."""
 
 
+_log = logging.get("zorya.control")
+
+
 class LiveEngine:
     """An engine from its start, or from when it was found, to its end."""
 
     def __init__(
-        self, process: EngineProcess, group: ProcessGroup, *, new_watcher: Callable[[], Watcher], clock: Clock
+        self,
+        cluster: str,
+        process: EngineProcess,
+        group: ProcessGroup,
+        *,
+        new_watcher: Callable[[], Watcher],
+        clock: Clock,
     ) -> None:
         """`new_watcher` raises EngineProblem until the engine says where it listens."""
         self.process = process
         self.group = group
         self.quiet: Quiet | None = None
         """What the last look showed; None before the first, and while the engine cannot say."""
+        self.look_at_s = 0.0
+        """When it is to be looked at next; of a frozen one, whether a signal waits for it."""
+        self.is_freezing = False
+        self.frozen_at_s = 0.0
+        self.stirred = ""
+        """Why it is wanted while it is frozen, as a sentence; empty when it is not."""
+        self.is_reclaimed = False
+        """Whether its memory was given back since it was frozen."""
+        self.freeze_blocked_until_s = 0.0
+        self.freeze_problem = ""
+        """What is in the way of freezing it, as a sentence; empty when nothing is, or it was not tried."""
+        self._cluster = cluster
         self._new_watcher = new_watcher
         self._clock = clock
         self._watcher: Watcher | None = None
@@ -54,22 +88,31 @@ class LiveEngine:
         unknown = pids - self._helpers - self._clients - {self.process.pid}
         return len(pids & self._clients) + min(unseen, len(unknown))
 
-    async def look(self, freeze_after_s: float | None) -> bool:
-        """See whether processes have come or gone; ask the engine where that is needed. Answer whether it was asked.
+    async def look(self, freeze_after_s: float | None) -> None:
+        """See whether processes have come or gone; ask the engine what it does where that is needed.
 
-        Raises NotReady while it recovers, and EngineProblem when it does not answer.
+        An engine that does not answer is looked at again later: it recovers from a crash, or its host is overloaded.
         """
+        every_s = LOOK_EVERY_S if freeze_after_s is None else min(LOOK_EVERY_S, freeze_after_s)
         pids = self.group.pids()
-        if self.quiet is not None and pids == self._pids and not self._asks_anyway(freeze_after_s):
-            return False
-        await self._ask(pids)
-        return True
+        try:
+            if self.quiet is None or pids != self._pids or self._asks_anyway(freeze_after_s):
+                await self._ask(pids)
+        except errors.EngineProblem as error:
+            _log.debug("the engine does not say what it does", cluster=self._cluster, error=str(error))
+            every_s = LOOK_EVERY_S
+        self.look_at_s = self._clock.monotonic_s() + every_s
+
+    def look_soon(self) -> None:
+        """Have it looked at next."""
+        self.look_at_s = 0.0
 
     async def count_anew(self) -> int:
         """Answer the sessions there are, counting every client that the engine was given before this was called.
 
         The engine's first process accepts connections and makes their processes one after the other, so a connection of
-        our own that was accepted later shows that all those before it have theirs. Raises as `look` does.
+        our own that was accepted later shows that all those before it have theirs. Raises NotReady while it
+        recovers, and EngineProblem when it does not answer.
         """
         await self._let_watcher_go()
         await self._ask(self.group.pids())
@@ -107,12 +150,53 @@ class LiveEngine:
 
     # Its sleep.
 
-    async def freeze(self, ports: Set[int], stirred: Callable[[str], None]) -> str:
-        """Freeze it, and call `stirred` once when a client wants something of it. Answer why not; empty if it is frozen.
+    @property
+    def can_reclaim(self) -> bool:
+        """Whether `reclaim` would do anything."""
+        return self.group.can_reclaim and not self.is_reclaimed
 
-        `ports` are those at which clients' connections end. The order matters: sockets and their counters are taken,
-        then the engine says that it rests, then it is frozen, then the counters are compared (`Vigil.what_came`).
-        Raises FreezeFailed and what `look` raises; unless it answers "", the engine runs and nothing of it is held.
+    async def try_freeze(self, ports: Set[int], changed: Callable[[], None], *, hindrance: str) -> str:
+        """Freeze it. Answer why not, as a sentence; empty when it is frozen.
+
+        `ports` are those at which clients' connections end. `changed` is called when a client wants something of the
+        frozen engine; `stirred` says what then. `hindrance` is what forbids it, as a sentence, empty if nothing. Unless this answers "", the engine runs and nothing of it is held.
+        """
+
+        def stir(why: str) -> None:
+            self.stirred = why
+            changed()
+
+        self.is_freezing = True
+        self.stirred = ""
+        try:
+            if hindrance:
+                raise errors.FreezeFailed(hindrance)
+            why = await self._freeze(ports, stir)
+        except errors.FreezeFailed as error:
+            why = error.message
+            if why != self.freeze_problem:
+                _log.warning("the engine cannot be frozen", cluster=self._cluster, error=str(error))
+            self.freeze_problem = why
+            self.freeze_blocked_until_s = self._clock.monotonic_s() + FREEZE_AGAIN_S
+        except errors.EngineProblem as error:
+            why = error.message
+            self.freeze_blocked_until_s = self._clock.monotonic_s() + FREEZE_AGAIN_S
+        finally:
+            self.is_freezing = False
+        if why:
+            self.look_soon()
+            _log.debug("not frozen", cluster=self._cluster, reason=why)
+            return why
+        self.freeze_problem = ""
+        self.is_reclaimed = False
+        self.frozen_at_s = self._clock.monotonic_s()
+        self.look_at_s = self.frozen_at_s + LISTEN_EVERY_S if self.sessions(0) else inf
+        return ""
+
+    async def _freeze(self, ports: Set[int], stirred: Callable[[str], None]) -> str:
+        """Take sockets and their counters, have it said that the engine rests, freeze it, compare the counters.
+
+        The order matters: see `Vigil.what_came`.
         """
         before = self.quiet
         pids = self.group.pids()
@@ -120,22 +204,23 @@ class LiveEngine:
         try:
             await self._ask(pids)
             why = self._not_at_rest_since(before)
-            if not why:
-                await self.group.freeze()
-                await failpoints.reached("freeze.begun")
-                why = vigil.what_came(self.group.pids())
-            if not why:
-                vigil.watch(stirred)
-                self._vigil, vigil = vigil, Vigil()
-                return ""
-            self.group.thaw()
+            if why:
+                return why
+            await self.group.freeze()
+            await failpoints.reached("freeze.begun")
+            why = vigil.what_came(self.group.pids())
+            if why:
+                self.thaw()
+                self.quiet = None
+                return why
+            vigil.watch(stirred)
+            self._vigil, vigil = vigil, Vigil()
         except BaseException:
-            self.group.thaw()
+            self.thaw()
             raise
         finally:
             vigil.close()
-        self._begin_anew()
-        return why
+        return ""
 
     def _not_at_rest_since(self, before: Quiet | None) -> str:
         if self.quiet is None or before is None:
@@ -144,21 +229,29 @@ class LiveEngine:
             return self.quiet.busy
         return "" if self.quiet.since_s == before.since_s else "A session did something."
 
-    def _begin_anew(self) -> None:
-        """Count the time of rest from now on, after something came."""
-        self.quiet = None
-
     def thaw(self) -> None:
         """Let it go on, and give its sockets back. Never waits; may be repeated."""
         self.group.thaw()
         vigil, self._vigil = self._vigil, None
         if vigil is not None:
             vigil.close()
-            self._begin_anew()
+            # Its rest is over: it is wanted.
+            self.quiet = None
+            self.stirred = ""
+            self.look_soon()
 
-    def awaits_signal(self) -> bool:
-        """Whether a timer or an operator has signalled one of its frozen processes."""
-        return any(procfs.awaits_signal(pid) for pid in self.group.pids())
+    def listen(self) -> None:
+        """Stir a frozen engine if a timer or an operator has signalled one of its processes, or has thawed it."""
+        self.look_at_s = self._clock.monotonic_s() + LISTEN_EVERY_S
+        if not self.group.is_frozen:
+            self.stirred = "It was thawed by something else."
+        if any(procfs.awaits_signal(pid) for pid in self.group.pids()):
+            self.stirred = "A signal came for one of its processes."
+
+    async def reclaim(self) -> None:
+        """Give its memory back to the host, once in each sleep."""
+        self.is_reclaimed = True
+        await asyncio.to_thread(self.group.reclaim)
 
     async def close(self) -> None:
         """Hold nothing of it any more; thawed, it goes on by itself. Idempotent."""

@@ -106,31 +106,40 @@ class Gateway:
         listeners = list(self._kept.pop(port, ()))
         if {listener.getsockname()[0] for listener in listeners} == set(self._settings.bind):
             return listeners
-        for listener in listeners:
-            listener.close()
-        if listeners:
-            self._keep.let_go(port)
+        self._drop(port, listeners)
         return []
+
+    def _drop(self, port: int, listeners: Sequence[socket.socket]) -> None:
+        for listener in listeners:
+            with listener, contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+        self._keep.let_go(port)
 
     def let_unclaimed_go(self) -> None:
         """Close what was kept for ports that no cluster has any more. Once, after all were opened."""
         for port in list(self._kept):
-            for listener in self._kept.pop(port):
-                listener.close()
-            self._keep.let_go(port)
+            self._drop(port, self._kept.pop(port))
 
     def close(self, port: int) -> None:
         """Stop listening on `port`; its sessions go on. May be repeated."""
         door = self._doors.pop(port, None)
         if door is None:
             return
+        for listener in door.listeners:
+            # Whoever else has a copy of it listens no more either.
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+        self._let_go(door)
+        self._keep.let_go(port)
+
+    def _let_go(self, door: _Door) -> None:
+        """Accept no more; what keeps the listening sockets goes on with them."""
         for resumption in door.resumptions.values():
             resumption.cancel()
         for listener in door.listeners:
             if self._group is not None:
                 asyncio.get_running_loop().remove_reader(listener)
             listener.close()
-        self._keep.let_go(port)
 
     async def end_sessions(self, port: int) -> None:
         """Cut off every client that came in through `port`, held or attached; return when all are counted out.
@@ -143,7 +152,10 @@ class Gateway:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def run(self) -> None:
-        """Serve what comes in through the open ports until cancelled; then close all ports and connections."""
+        """Serve what comes in through the open ports until cancelled; then end the connections that are not handed over.
+
+        Ports that are still open then are left to `keep`.
+        """
         with contextlib.closing(relay.Relay()) as self._relay:
             async with asyncio.TaskGroup() as group:
                 self._group = group
@@ -152,8 +164,9 @@ class Gateway:
                         self._watch(door)
                     await asyncio.get_running_loop().create_future()
                 finally:
-                    for port in list(self._doors):
-                        self.close(port)
+                    for door in self._doors.values():
+                        self._let_go(door)
+                    self._doors.clear()
                     self._group = None
 
     def _watch(self, door: _Door) -> None:

@@ -1,7 +1,8 @@
 """The server's side of the keeper: what it is to hold and to guard, and another keeper when one ends.
 
-All methods are called from one thread, that of the event loop, and none but `join` and `dismiss` waits. Without a
-keeper nothing else changes for the server: what it says is remembered for the next one.
+All methods are called from one thread, that of the event loop, and none but `join` and `dismiss` waits, save for a
+keeper that is behind. What was said when a method returns is in the kernel, and is read even if the server is killed
+then. Without a keeper nothing else changes for the server: what it says is remembered for the next one.
 """
 
 import asyncio
@@ -17,6 +18,9 @@ from zorya.keeper import link, wire
 
 DISMISS_S = 5.0
 """How long a dismissed keeper may take until it is killed."""
+
+BEHIND_S = 1.0
+"""How long a keeper that has not read some hundreds of messages is waited for, once, until it is given up."""
 
 BURIAL_S = 1.0
 """How long one that has closed its connection may take to end, until another is joined."""
@@ -209,7 +213,7 @@ class Keeper:
         if self._link is None:
             return
         try:
-            wire.send(self._link.connection, message, descriptors)
+            self._link.send(message, descriptors, within_s=BEHIND_S)
         except OSError as error:
             self._lose(f"it cannot be reached: {error}")
 

@@ -33,6 +33,16 @@ class Link:
     pid: int
     pidfd: int
 
+    def send(self, message: wire.Message, descriptors: Sequence[int], *, within_s: float) -> None:
+        """Send at once, or else when the keeper has read enough. Raises OSError, also when that takes too long."""
+        try:
+            wire.send(self.connection, message, descriptors)
+        except BlockingIOError:
+            room = select.poll()
+            room.register(self.connection, select.POLLOUT)
+            room.poll(within_s * 1000)
+            wire.send(self.connection, message, descriptors)
+
     def wait(self, timeout_s: float) -> bool:
         """Wait until the keeper has ended, and take its exit status if this process has started it."""
         ended = select.poll()

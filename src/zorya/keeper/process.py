@@ -34,6 +34,9 @@ FIRST_SERVER_S = 10.0
 BACKLOG = 16
 """Connections that wait while a server is served."""
 
+MAX_UNREAD = 10_000
+"""Messages read at the end; a connection's buffer holds fewer."""
+
 _SPARE_DESCRIPTORS = 300
 """What held sockets leave free of the process's descriptors: one packet of them, and its own."""
 
@@ -73,6 +76,10 @@ class KeeperProcess:
         self._has_ended = True
 
     def _close(self) -> None:
+        # An engine may be frozen as soon as the server has sent that it is to be guarded.
+        for _ in range(MAX_UNREAD):
+            if not self._read():
+                break
         self._thaw()
         for port in list(self._held):
             self._let_go(port)
@@ -114,23 +121,28 @@ class KeeperProcess:
         self._selector.unregister(self._listener)
         self._selector.register(connection, selectors.EVENT_READ, self._read)
 
-    def _read(self) -> None:
-        assert self._server is not None
+    def _read(self) -> bool:
+        """Do what the next message says; answer False when there is none now."""
+        if self._server is None:
+            return False
         try:
             received = wire.receive(self._server)
         except errors.ProtocolViolation as error:
             self._complain(str(error))
-            return
-        except (BlockingIOError, ConnectionResetError):
-            # A reset is told once and before the packets that came earlier; the end follows them.
-            return
+            return True
+        except ConnectionResetError:
+            # Told once and before the packets that came earlier; the end follows them.
+            return True
+        except BlockingIOError:
+            return False
         except OSError as error:
             _say(f"Reading failed: {error}.")
             received = None
         if received is None:
             self._lose_server()
-        else:
-            self._obey(*received)
+            return False
+        self._obey(*received)
+        return True
 
     def _obey(self, message: wire.Message, descriptors: Sequence[int]) -> None:
         match message:

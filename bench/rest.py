@@ -1,0 +1,90 @@
+"""The processor time of a frozen cluster with open sessions, and of the server that watches it."""
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import psycopg
+
+from bench import report
+from bench.stage import RECLAIM_AFTER_S, Stage, first_row
+from zorya.compute import procfs
+
+_PROC = Path("/proc")
+
+
+def measure(stage: Stage, *, seconds: int = 60, sessions: int = 10) -> list[report.Comparison]:
+    """Let a frozen cluster and a bare engine rest with as many sessions for as long, and print what each has used.
+
+    No other cluster of the server is up, and nothing is asked of it meanwhile.
+    """
+    server = stage.server
+    server.cli("pause", "main", "--force")
+    server.cli("create", "rester", "--freeze-after", "0.5", "--pause-after", "never")
+    stage.bare.start()
+    first_row(stage.bare_url())
+    try:
+        with ExitStack() as stack:
+            opened = [
+                stack.enter_context(psycopg.connect(url, autocommit=True))
+                for url in (server.url("rester"), stage.bare_url())
+                for _ in range(sessions)
+            ]
+            server.await_frozen("rester")
+            # Its memory is given back first, which costs the server something, once.
+            time.sleep(RECLAIM_AFTER_S + 1)
+            used = _use(stage, seconds)
+            if server.api.cluster("rester")["compute"] != "frozen":
+                raise RuntimeError("the cluster did not stay frozen")
+            for connection in opened:
+                connection.execute("SELECT 1").fetchone()
+    finally:
+        stage.bare.stop()
+        server.cli("delete", "rester", "--yes")
+    bare, *others = (report.Series(name=name, unit="ms", values=[value]) for name, value in used.items())
+    return [
+        report.show(
+            f"Processor time within {seconds} s, {sessions} open sessions",
+            bare,
+            others,
+            figure="rest",
+            shape=report.Shape.VALUES,
+            aim="frozen 0",
+        )
+    ]
+
+
+def _use(stage: Stage, seconds: int) -> dict[str, float]:
+    """Answer the milliseconds of processor time that each group of processes takes within `seconds`."""
+    groups = {
+        "bare engine, running": procfs.tree(stage.bare.pid),
+        "frozen engine": procfs.tree(stage.server.engine_pid("rester")),
+        "Zorya's server": [stage.server.pid],
+        "Zorya's keeper": list(_keepers(stage.server.home)),
+    }
+    before = {name: _processor_ns(pids) for name, pids in groups.items()}
+    time.sleep(seconds)
+    return {name: (_processor_ns(pids) - before[name]) / 1e6 for name, pids in groups.items()}
+
+
+def _processor_ns(pids: Iterable[int]) -> int:
+    """Answer the time on a processor of all threads that these processes have (proc_pid_schedstat, first value)."""
+    total = 0
+    for pid in pids:
+        for thread in (_PROC / str(pid) / "task").iterdir():
+            total += int((thread / "schedstat").read_text().split()[0])
+    return total
+
+
+def _keepers(home: Path) -> Iterator[int]:
+    """Answer the process that outlives the server of this home."""
+    for entry in _PROC.iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                words = (entry / "cmdline").read_text().split("\0")
+            except OSError:
+                continue
+            if "zorya.keeper.process" in words and str(home / "run") in words:
+                yield int(entry.name)
