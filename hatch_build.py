@@ -10,7 +10,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCE = "native/handoff.c"
-LIBRARY = "src/zorya/engines/libhandoff.so.1"  # handoff.so would be imported in place of handoff.py
+LIBRARY = "src/zorya/engines/libhandoff.so"  # handoff.so would be imported in place of handoff.py
 OPTIONS = ["-std=c11", "-O2", "-Wall", "-Wextra", "-fPIC", "-shared", "-fvisibility=hidden", "-Wl,-z,now,-z,relro"]
 
 

@@ -32,7 +32,7 @@ def measure(stage: Stage, *, rounds: int = 3) -> list[report.Comparison]:
     try:
         stage.make_tables(SCALE, server.url("reader"))
         for _ in range(rounds):
-            server.cli("pause", "reader")
+            server.pause("reader")
             _leave_page_cache(server.folders("reader").data)
             with psycopg.connect(server.url("reader"), autocommit=True) as session:
                 reads["the first time"].append(_read(session))

@@ -21,7 +21,7 @@ def measure(stage: Stage, *, seconds: int = 60, sessions: int = 10) -> list[repo
     No other cluster of the server is up, and nothing is asked of it meanwhile.
     """
     server = stage.server
-    server.cli("pause", "main", "--force")
+    server.pause("main")
     server.cli("create", "rester", "--freeze-after", "0.5", "--pause-after", "never")
     stage.bare.start()
     first_row(stage.bare_url())

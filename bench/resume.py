@@ -13,9 +13,9 @@ def measure(stage: Stage, *, rounds: int = 25) -> list[report.Comparison]:
     bare_url = stage.bare_url()
     bare, zorya = [], []
     for _ in range(rounds):
-        stage.server.cli("pause", "main")
+        stage.server.pause("main")
         zorya.append(_timed(lambda: first_row(endpoint)))
-        stage.server.cli("pause", "main")
+        stage.server.pause("main")
         bare.append(_timed(lambda: _start_by_hand(stage, bare_url)))
         stage.bare.stop()
     shown = report.show(

@@ -16,14 +16,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
 
-from zorya.cli.client import Api
+from zorya.cli.client import Api, Refused
 from zorya.core import account, commands
 from zorya.core.account import Account
 from zorya.core.home import ClusterFolders, Home
@@ -107,15 +107,29 @@ class ZoryaServer:
             time.sleep(0.01)
         time.sleep(0.02)
 
-    def kill(self) -> None:
-        """End the server as a crash would; returns when its process is gone."""
-        pid = self.pid
-        pidfd = os.pidfd_open(pid)
-        try:
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    def kill(self) -> Callable[[], None]:
+        """End the server as a crash would, without waiting for it; answer what waits until its process is gone."""
+        pidfd = os.pidfd_open(self.pid)
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+        def wait() -> None:
             select.select([pidfd], [], [])
-        finally:
             os.close(pidfd)
+
+        return wait
+
+    def pause(self, name: str, *, within_s: float = 10) -> None:
+        """Stop a cluster's engine. A session that has just been closed may still be counted for a moment."""
+        deadline = time.monotonic() + within_s
+        while True:
+            try:
+                self.api.pause(name, force=False)
+            except Refused:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+            else:
+                return
 
     def stop(self) -> None:
         """Put everything to sleep."""
@@ -228,7 +242,7 @@ def stage(*, scale: int = 0) -> Iterator[Stage]:
         made = Stage(server=server, bare=bare, folder=folder, user=user, program_folder=program_folder)
         if scale:
             made.make_tables(scale, server.url("main"))
-        server.cli("pause", "main")
+        server.pause("main")
         copy_folder(main.data, folder / "bare-data")
         copy_folder(main.conf, folder / "bare-conf")
         yield made
@@ -249,7 +263,7 @@ def relay_server(stage: Stage) -> Iterator[ZoryaServer]:
     server = ZoryaServer(stage.folder / "relay", attach="relay")
     try:
         for one in (stage.server, server):
-            one.cli("pause", "main")
+            one.pause("main")
         data = server.folders("main").data
         shutil.rmtree(data)
         copy_folder(stage.server.folders("main").data, data)

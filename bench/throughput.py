@@ -9,7 +9,7 @@ its place in memory or noise, and what handoff differs from "direct, Zorya's eng
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +46,15 @@ class _Workload:
     """The share of the transactions whose latency is written down."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Load:
+    """How much of it."""
+
+    workload: _Workload
+    clients: int
+    seconds: int
+
+
 _WORKLOADS = (
     _Workload(name="Prepared point selects", options=("--select-only", "--protocol=prepared"), sampled=0.05),
     _Workload(name="TPC-B, prepared", options=("--protocol=prepared",), writes=True),
@@ -74,7 +83,8 @@ def measure(
         shown: list[report.Comparison] = []
         for workload in _WORKLOADS:
             for count in clients:
-                shown += _compare(stage, workload, count, ways, rounds, seconds)
+                load = _Load(workload=workload, clients=count, seconds=seconds)
+                shown += _show(load, ways, _take_turns(stage, load, ways, rounds))
         return shown
 
 
@@ -127,19 +137,24 @@ def _read_all(url: str) -> None:
         connection.execute("SELECT sum(abalance) FROM pgbench_accounts WHERE aid > 0").fetchone()
 
 
-def _compare(
-    stage: Stage, workload: _Workload, clients: int, ways: Sequence[_Way], rounds: int, seconds: int
-) -> Iterator[report.Comparison]:
+def _take_turns(stage: Stage, load: _Load, ways: Sequence[_Way], rounds: int) -> Mapping[str, Sequence[_Measured]]:
     measured: dict[str, list[_Measured]] = defaultdict(list)
     for number in range(rounds):
         for way in ways if number % 2 == 0 else reversed(ways):
-            if workload.writes:
+            if load.workload.writes:
                 _settle(way)
-            measured[way.name].append(_run(stage, workload, way, clients, seconds))
-    title = f"{workload.name}, {clients} client{'' if clients == 1 else 's'}"
+            measured[way.name].append(_run(stage, load, way))
+    return measured
+
+
+def _show(
+    load: _Load, ways: Sequence[_Way], measured: Mapping[str, Sequence[_Measured]]
+) -> Iterator[report.Comparison]:
+    title = f"{load.workload.name}, {load.clients} client{'' if load.clients == 1 else 's'}"
     parts: list[tuple[str, str, Callable[[_Measured], float]]] = [("throughput", "tps", lambda one: one.rate)]
-    if workload.reconnects:
-        parts.append(("mean time", "us", lambda one: clients / one.rate * 1e6))
+    if load.workload.reconnects:
+        # What pgbench writes down for each transaction leaves the connection's time out.
+        parts.append(("mean time", "us", lambda one: load.clients / one.rate * 1e6))
     else:
         parts.append(("median latency", "us", lambda one: one.median_us))
         parts.append(("p99 latency", "us", lambda one: one.p99_us))
@@ -156,14 +171,15 @@ def _compare(
         )
 
 
-def _run(stage: Stage, workload: _Workload, way: _Way, clients: int, seconds: int) -> _Measured:
+def _run(stage: Stage, load: _Load, way: _Way) -> _Measured:
+    workload, clients = load.workload, load.clients
     logs = stage.folder / "pgbench"
     logs.mkdir()
     # A thread of pgbench waits while it connects, so that each client needs its own where that is what is measured.
     jobs = clients if workload.reconnects else min(clients, 2)
     output = stage.pgbench(
         *workload.options,
-        *("--no-vacuum", f"--client={clients}", f"--jobs={jobs}", f"--time={seconds}"),
+        *("--no-vacuum", f"--client={clients}", f"--jobs={jobs}", f"--time={load.seconds}"),
         *("--log", f"--log-prefix={logs / 'run'}", f"--sampling-rate={workload.sampled}"),
         url=way.url,
     )

@@ -82,6 +82,7 @@ class FakeClusters:
                 capacity=0.5,
                 engine_pid=77,
                 resident_bytes=43_302_912,
+                awake_reason="",
                 reason="It was asked to.",
             )
         )
@@ -100,6 +101,7 @@ class FakeClusters:
                 sessions=0,
                 engine_pid=None,
                 resident_bytes=None,
+                awake_reason="",
                 reason="Paused.",
             )
         )
@@ -212,6 +214,7 @@ def make_cluster(name: str, request: CreateRequest) -> ClusterView:
         sessions=0,
         engine_pid=None,
         resident_bytes=None,
+        awake_reason="",
         engine_log="/home/of/the/test/engine.log",
         pauses_in_s=None,
         operation=None,
@@ -242,6 +245,7 @@ def a_busy_cluster(name: str) -> ClusterView:
         sessions=1,
         engine_pid=4242,
         resident_bytes=43_302_912,
+        awake_reason="",
         pauses_in_s=250.0,
         reason="User \x1b[2Jmallory\nconnected.",
         endpoint=Address(host="::1", port=7401),
@@ -260,6 +264,7 @@ def a_frozen_cluster(name: str) -> ClusterView:
         sessions=2,
         engine_pid=4243,
         resident_bytes=5_347_738,
+        awake_reason="",
     )
 
 

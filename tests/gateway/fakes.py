@@ -2,17 +2,23 @@
 
 import asyncio
 import contextlib
+import os
+import select
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 
-from zorya.core.model import Address
+from zorya.core.model import Address, Entrance, Handoff
 from zorya.core.settings import Settings
+from zorya.gateway.attach import Way
 from zorya.gateway.listeners import Gateway
 
 SSL_REQUEST = (8).to_bytes(4) + (80877103).to_bytes(4)
 GSS_REQUEST = (8).to_bytes(4) + (80877104).to_bytes(4)
+CANCEL_CODE = (80877102).to_bytes(4)
 GREETING = b"greeting of the engine"
 
 
@@ -26,7 +32,7 @@ def startup(version: int = 3 << 16, /, **parameters: str) -> bytes:
 
 
 def cancel_request(pid: int = 4711, secret: bytes = b"\1\2\3\4") -> bytes:
-    return packet((80877102).to_bytes(4) + pid.to_bytes(4) + secret)
+    return packet(CANCEL_CODE + pid.to_bytes(4) + secret)
 
 
 def parse_error(data: bytes) -> dict[str, str]:
@@ -52,25 +58,28 @@ async def eventually(condition: Callable[[], bool], what: str, within_s: float =
 
 
 class FakeEndpoint:
-    """A cluster as the gateway sees it. `wake` waits until `serve_at` or `fail` says how it ends."""
+    """A cluster as the gateway sees it, asleep at first. `wake` waits until `starts` or `fails` says how it ends."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._outcome = asyncio.Event()
-        self._addresses: list[Address] = []
+        self._entrances: list[Entrance] = []
         self._problem: Exception | None = None
-        self.running: Address | None = None
+        self._up: Entrance | None = None
+        self._frozen = False
         self.entered = 0
         self.left = 0
         self.wakes = 0
+        self.sessions = 0
+        """Clients that were attached."""
+        self.ended = 0
+        """Those of them whose session the gateway has seen to its end."""
+
+    # What the gateway asks.
 
     @property
     def name(self) -> str:
         return self._name
-
-    @property
-    def present(self) -> int:
-        return self.entered - self.left
 
     def enter(self) -> None:
         self.entered += 1
@@ -79,46 +88,129 @@ class FakeEndpoint:
         assert self.present > 0
         self.left += 1
 
-    async def wake(self) -> Address:
+    def attached(self) -> None:
+        assert self.present > 0
+        self.sessions += 1
+
+    def detached(self) -> None:
+        assert self.ended < self.sessions
+        self.ended += 1
+
+    async def wake(self) -> Entrance:
         assert self.present > 0
         self.wakes += 1
         await self._outcome.wait()
         if self._problem is not None:
             raise self._problem
-        return self._addresses.pop(0) if len(self._addresses) > 1 else self._addresses[0]
+        if len(self._entrances) > 1:
+            return self._entrances.pop(0)
+        self._up, self._frozen = self._entrances[0], False
+        return self._up
 
-    def running_address(self) -> Address | None:
-        return self.running
+    @property
+    def is_up(self) -> bool:
+        return self._up is not None
 
-    def serve_at(self, *addresses: Address) -> None:
-        """Let wakes answer these in turn, and the last one from then on."""
-        self._addresses = list(addresses)
-        self.running = addresses[-1]
+    def running(self) -> Entrance | None:
+        return None if self._frozen else self._up
+
+    # What the test says.
+
+    @property
+    def present(self) -> int:
+        """Clients that wait for a session."""
+        return self.entered - self.left
+
+    def runs(self, entrance: Entrance) -> None:
+        """Let the cluster be up, and get held clients in."""
+        self._up = entrance
+        self.starts(entrance)
+
+    def freezes(self) -> None:
+        assert self._up is not None
+        self._frozen = True
+
+    def starts(self, *entrances: Entrance) -> None:
+        """Let wakes answer these in turn, and the last one from then on; then the cluster is up."""
+        self._entrances = list(entrances)
+        self._problem = None
         self._outcome.set()
 
-    def fail(self, problem: Exception) -> None:
+    def sleeps(self) -> None:
+        self._up = None
+        self._outcome.clear()
+
+    def fails(self, problem: Exception) -> None:
         self._problem = problem
         self._outcome.set()
 
 
-class FakeEngine:
-    """Keeps what each connection sends first, greets, and echoes the rest until the client ends."""
+class FakeKeep:
+    """Holds listening sockets by descriptors of its own, as the keeper does: it reads later what it is told."""
 
     def __init__(self) -> None:
+        self._held: dict[int, list[socket.socket]] = {}
+        self._unread: list[socket.socket] = []
+
+    def keep(self, port: int, listeners: Sequence[socket.socket]) -> None:
+        self.let_go(port)
+        self._held[port] = [listener.dup() for listener in listeners]
+
+    def let_go(self, port: int) -> None:
+        self._unread += self._held.pop(port, [])
+
+    @property
+    def ports(self) -> set[int]:
+        """What it holds once it has read everything."""
+        return set(self._held)
+
+    def answer_next_server(self) -> dict[int, list[socket.socket]]:
+        return {port: [one.dup() for one in held] for port, held in self._held.items()}
+
+    def close(self) -> None:
+        for port in list(self._held):
+            self.let_go(port)
+        for unread in self._unread:
+            unread.close()
+
+
+class FakeEngine:
+    """Keeps what each connection sends first, greets, and echoes the rest until the client ends.
+
+    Clients get in through a TCP port and through an inlet, where they are taken as native/handoff.c takes them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "inlet"
         self.first: list[bytes] = []
-        self.open = 0
+        """Every packet before a session's greeting."""
+        self.relayed = 0
+        """Connections that were accepted from the TCP port."""
+        self.peers: list[bytes] = []
+        """The addresses of those that were taken from the inlet."""
+        self.taken_back = 0
+        """Those that were found in the inlet after the gateway had given up handing them over."""
         self._server: asyncio.Server | None = None
-        self._writers: list[asyncio.StreamWriter] = []
+        self._inlet: socket.socket | None = None
+        self._sessions: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=1024)
+        self._server = await asyncio.start_server(self._serve_relayed, "127.0.0.1", 0, backlog=1024)
+        self._inlet = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._inlet.setblocking(False)
+        self._inlet.bind(str(self._path))
+        self.go_on()
 
     async def stop(self) -> None:
         assert self._server is not None
+        self.close_inlet()
         self._server.close()
-        for writer in self._writers:
-            writer.close()
+        self.drop_all()
         await eventually(lambda: self.open == 0, "the engine's connections are over")
+
+    @property
+    def open(self) -> int:
+        return len(self._sessions)
 
     @property
     def address(self) -> Address:
@@ -126,28 +218,102 @@ class FakeEngine:
         host, port = self._server.sockets[0].getsockname()
         return Address(host=host, port=port)
 
+    def entrance(self, way: Way) -> Entrance:
+        """Answer how to get in, in this way as the engine can: by the relay alone, or by the inlet as well."""
+        inlet = self._path if way is Way.HANDOFF else None
+        return Entrance(address=self.address, handoff=Handoff(inlet=inlet, reason="The test says so."))
+
     def drop_all(self) -> None:
-        for writer in self._writers:
-            writer.close()
+        for session in self._sessions:
+            session.cancel()
+
+    # The inlet and its faults.
+
+    def get_stuck(self) -> None:
+        """Take nothing from the inlet until `go_on`."""
+        asyncio.get_running_loop().remove_reader(self._of_inlet())
+
+    def go_on(self) -> None:
+        asyncio.get_running_loop().add_reader(self._of_inlet(), self._take, True)
+
+    def refuse(self) -> None:
+        """Drop from now on what comes to the inlet, as an engine does that is about to end."""
+        asyncio.get_running_loop().add_reader(self._of_inlet(), self._take, False)
+
+    def close_inlet(self) -> None:
+        """Nobody listens there any more; the path remains. May be repeated."""
+        if self._inlet is not None:
+            self.get_stuck()
+            self._inlet.close()
+            self._inlet = None
+
+    def remove_inlet(self) -> None:
+        self._path.unlink()
+
+    @property
+    def has_mail(self) -> bool:
+        """Whether a client waits in the inlet."""
+        return bool(select.select([self._of_inlet()], [], [], 0)[0])
+
+    @property
+    def inlet_is_full(self) -> bool:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as carrier:
+            carrier.connect(str(self._path))
+            return not select.select([], [carrier], [], 0)[1]
+
+    def _of_inlet(self) -> socket.socket:
+        assert self._inlet is not None
+        return self._inlet
+
+    def _take(self, accepts: bool) -> None:
+        peer, descriptors, _, _ = socket.recv_fds(self._of_inlet(), 128, 2)
+        client, receipt = (socket.socket(fileno=descriptor) for descriptor in descriptors)
+        with receipt:
+            try:
+                kept = accepts and receipt.send(b"\0", socket.MSG_DONTWAIT) == 1
+            except BrokenPipeError:
+                self.taken_back += 1
+                kept = False
+        if not kept:
+            client.close()
+            return
+        self.peers.append(peer)
+        self._begin(self._serve_handed_over(client))
+
+    # Sessions.
+
+    def _begin(self, session: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(session, name="engine's session")
+        self._sessions.add(task)
+        task.add_done_callback(self._sessions.discard)
+
+    def _serve_relayed(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.relayed += 1
+        self._begin(self._serve(reader, writer))
+
+    async def _serve_handed_over(self, client: socket.socket) -> None:
+        await self._serve(*await asyncio.open_connection(sock=client))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.open += 1
-        self._writers.append(writer)
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            length = await reader.readexactly(4)
-            body = await reader.readexactly(int.from_bytes(length) - 4)
-            self.first.append(length + body)
-            if len(body) == 12:
-                return self._finish(writer)
-            writer.write(GREETING)
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-        return self._finish(writer)
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                if await self._negotiate(reader, writer):
+                    writer.write(GREETING)
+                    while data := await reader.read(65536):
+                        writer.write(data)
+                        await writer.drain()
+        finally:
+            writer.close()
 
-    def _finish(self, writer: asyncio.StreamWriter) -> None:
-        writer.close()
-        self.open -= 1
+    async def _negotiate(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Answer whether the client wants a session. Requests for encryption are refused."""
+        while True:
+            length = await reader.readexactly(4)
+            packet = length + await reader.readexactly(int.from_bytes(length) - 4)
+            self.first.append(packet)
+            if packet not in (SSL_REQUEST, GSS_REQUEST):
+                return packet[4:8] != CANCEL_CODE
+            writer.write(b"N")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,8 +330,10 @@ class RunningGateway:
 
 
 @contextlib.asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[RunningGateway]:
-    gateway = Gateway(settings)
+async def running(
+    settings: Settings, *, keep: FakeKeep, kept: Mapping[int, Sequence[socket.socket]] = MappingProxyType({})
+) -> AsyncIterator[RunningGateway]:
+    gateway = Gateway(settings, keep=keep, kept=kept)
     task = asyncio.create_task(gateway.run(), name="gateway")
     try:
         yield RunningGateway(gateway=gateway, task=task)
@@ -183,8 +351,27 @@ class Client:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it comes from."""
+        host, port = self.writer.get_extra_info("sockname")[:2]
+        return host, port
+
     def send(self, data: bytes) -> None:
         self.writer.write(data)
+
+    def send_at_once(self, data: bytes) -> None:
+        """Send as a segment of its own, where `send` puts together what is sent in one turn of the event loop."""
+        assert os.write(self.writer.get_extra_info("socket").fileno(), data) == len(data)
+
+    def end_its_side(self) -> None:
+        """Send no more, but go on reading."""
+        self.writer.write_eof()
+
+    async def ask_for_a_session(self) -> None:
+        """Say what a client says first, and wait for the greeting."""
+        self.send(startup())
+        assert await self.read(len(GREETING)) == GREETING
 
     async def read(self, size: int) -> bytes:
         return await asyncio.wait_for(self.reader.readexactly(size), 20)
@@ -210,8 +397,9 @@ class Client:
 
 
 @contextlib.asynccontextmanager
-async def connected(port: int, host: str = "127.0.0.1") -> AsyncIterator[Client]:
-    client = Client(*await asyncio.open_connection(host, port))
+async def connected(port: int, host: str = "127.0.0.1", source: str | None = None) -> AsyncIterator[Client]:
+    """A connection to `host`, from the address `source` if that is given."""
+    client = Client(*await asyncio.open_connection(host, port, local_addr=(source, 0) if source else None))
     try:
         yield client
     finally:

@@ -1,4 +1,4 @@
-"""One client connection, from its first byte to its last, as the client sees it."""
+"""One client connection, from its first byte to its last, as the client sees it, whichever way it is attached."""
 
 import asyncio
 import socket
@@ -13,46 +13,118 @@ from gateway.fakes import (
     SSL_REQUEST,
     FakeEndpoint,
     FakeEngine,
+    FakeKeep,
     RunningGateway,
     cancel_request,
     connected,
     eventually,
     free_port,
+    running,
     startup,
 )
 from zorya.core import errors
-from zorya.core.model import Address
+from zorya.core.model import Address, Entrance, Handoff
 from zorya.core.settings import Settings
 from zorya.gateway import pgwire
+from zorya.gateway.attach import Way
+
+
+def entrance_of_nobody() -> Entrance:
+    """How to get into an engine that has ended."""
+    nobody = Address(host="127.0.0.1", port=free_port())
+    return Entrance(address=nobody, handoff=Handoff(inlet=None, reason="The test says so."))
 
 
 async def test_client_is_held_then_served_when_the_cluster_sleeps(
-    gateway: RunningGateway, endpoint: FakeEndpoint, engine: FakeEngine
+    gateway: RunningGateway, endpoint: FakeEndpoint, engine: FakeEngine, entrance: Entrance, way: Way
 ) -> None:
     async with connected(gateway.open(endpoint)) as client:
         client.send(startup() + b"behind")
         await eventually(lambda: endpoint.wakes == 1, "the client is held")
         assert engine.first == []
-        endpoint.serve_at(engine.address)
+        endpoint.starts(entrance)
         assert await client.read(len(GREETING) + 6) == GREETING + b"behind"
         assert engine.first == [startup()]
         client.send(b"question")
         assert await client.read(8) == b"question"
-        assert endpoint.present == 1
-    await eventually(lambda: endpoint.present == 0, "the client is counted out")
+        assert (endpoint.present, endpoint.sessions) == (0, 1)
+    await eventually(lambda: endpoint.ended == (way is Way.RELAY), "a relayed session's end is noted")
     await eventually(lambda: engine.open == 0, "the engine is let go")
 
 
-@pytest.mark.parametrize("request_packet", [SSL_REQUEST, GSS_REQUEST])
-async def test_encryption_is_refused_and_the_client_served_when_it_asks(
-    gateway: RunningGateway, endpoint: FakeEndpoint, engine: FakeEngine, request_packet: bytes
+async def test_client_is_served_when_the_engine_is_up(
+    gateway: RunningGateway, endpoint: FakeEndpoint, engine: FakeEngine, entrance: Entrance, way: Way
 ) -> None:
-    endpoint.serve_at(engine.address)
+    endpoint.runs(entrance)
+    async with connected(gateway.open(endpoint)) as client:
+        await client.ask_for_a_session()
+        assert (endpoint.present, endpoint.sessions, endpoint.wakes) == (0, 1, 0)
+        assert (engine.relayed, len(engine.peers)) == ((1, 0) if way is Way.RELAY else (0, 1))
+
+
+async def test_client_is_served_when_the_engine_is_frozen(
+    gateway: RunningGateway, endpoint: FakeEndpoint, entrance: Entrance
+) -> None:
+    endpoint.runs(entrance)
+    endpoint.freezes()
+    async with connected(gateway.open(endpoint)) as client:
+        await client.ask_for_a_session()
+    assert endpoint.wakes == 1
+
+
+async def test_everything_goes_through_the_gateway_when_the_setting_says_so(
+    settings: Settings, keep: FakeKeep, endpoint: FakeEndpoint, engine: FakeEngine
+) -> None:
+    endpoint.runs(engine.entrance(Way.HANDOFF))
+    relay_only = settings.model_copy(update={"attach": "relay"})
+    with capture_logs() as logs:
+        async with running(relay_only, keep=keep) as gateway, connected(gateway.open(endpoint)) as client:
+            await client.ask_for_a_session()
+    assert (engine.relayed, engine.peers) == (1, [])
+    assert [line["reason"] for line in logs if line["event"] == "attached"] == ["The setting attach says so."]
+
+
+@pytest.mark.parametrize("request_packet", [SSL_REQUEST, GSS_REQUEST])
+async def test_gateway_refuses_encryption_when_the_cluster_sleeps(
+    gateway: RunningGateway, endpoint: FakeEndpoint, engine: FakeEngine, entrance: Entrance, request_packet: bytes
+) -> None:
     async with connected(gateway.open(endpoint)) as client:
         client.send(request_packet)
         assert await client.read(1) == b"N"
-        client.send(startup())
+        assert endpoint.entered == 0
+        endpoint.starts(entrance)
+        await client.ask_for_a_session()
+    assert engine.first == [startup()]
+
+
+@pytest.mark.parametrize("request_packet", [SSL_REQUEST, GSS_REQUEST])
+async def test_engine_answers_about_encryption_when_it_is_up(
+    gateway: RunningGateway, endpoint: FakeEndpoint, engine: FakeEngine, entrance: Entrance, request_packet: bytes
+) -> None:
+    endpoint.runs(entrance)
+    async with connected(gateway.open(endpoint)) as client:
+        client.send(request_packet)
+        assert await client.read(1) == b"N"
+        await client.ask_for_a_session()
+    assert engine.first == [request_packet, startup()]
+
+
+@pytest.mark.parametrize("half", [SSL_REQUEST, startup()])
+async def test_client_is_served_when_it_began_to_speak_while_the_cluster_slept(
+    gateway: RunningGateway, endpoint: FakeEndpoint, engine: FakeEngine, entrance: Entrance, half: bytes
+) -> None:
+    async with connected(gateway.open(endpoint)) as client:
+        client.send(half[:-1])
+        async with connected(gateway.open(FakeEndpoint("other"))) as other:
+            other.send(b"\x16")
+            await other.read_to_end()  # by now the gateway has seen what came before
+        endpoint.runs(entrance)
+        client.send(half[-1:])
+        if half is SSL_REQUEST:
+            assert await client.read(1) == b"N"
+            client.send(startup())
         assert await client.read(len(GREETING)) == GREETING
+    assert engine.first == [startup()]
 
 
 async def test_tls_alert_answers_a_direct_handshake(gateway: RunningGateway, endpoint: FakeEndpoint) -> None:
@@ -97,28 +169,74 @@ async def test_client_is_refused_when_its_protocol_is_unknown(gateway: RunningGa
     assert endpoint.entered == 0
 
 
+async def scan(port: int) -> None:
+    """Connect and say nothing."""
+    for _ in range(50):
+        with socket.create_connection(("127.0.0.1", port)) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    for _ in range(10):
+        socket.create_connection(("127.0.0.1", port)).close()
+    async with connected(port) as client:
+        assert await client.read_to_end() == b""
+
+
 async def test_nothing_happens_when_a_port_scan_only_connects(gateway: RunningGateway, endpoint: FakeEndpoint) -> None:
-    port = gateway.open(endpoint)
     with capture_logs() as logs:
-        for _ in range(50):
-            with socket.create_connection(("127.0.0.1", port)) as scan:
-                scan.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        async with connected(port) as client:
-            assert await client.read_to_end() == b""
+        await scan(gateway.open(endpoint))
     assert endpoint.entered == 0
     assert {line["log_level"] for line in logs} <= {"debug"}
 
 
-async def test_cancel_request_reaches_the_engine_when_it_runs(
-    gateway: RunningGateway, endpoint: FakeEndpoint, engine: FakeEngine
+async def test_engine_is_not_troubled_when_a_port_scan_only_connects(
+    gateway: RunningGateway, endpoint: FakeEndpoint, engine: FakeEngine, entrance: Entrance
 ) -> None:
-    endpoint.serve_at(engine.address)
+    endpoint.runs(entrance)
+    await scan(gateway.open(endpoint))
+    assert (endpoint.entered, engine.relayed, engine.peers) == (0, 0, [])
+
+
+async def test_nothing_is_woken_when_a_client_speaks_nonsense_after_the_cluster_went_to_sleep(
+    gateway: RunningGateway, endpoint: FakeEndpoint, entrance: Entrance
+) -> None:
+    endpoint.runs(entrance)
+    port = gateway.open(endpoint)
+    async with connected(port) as client:
+        async with connected(port) as other:
+            await other.ask_for_a_session()  # by now the gateway waits for the silent one's first byte
+        endpoint.sleeps()
+        client.send(b"GET / HTTP/1.1\r\n\r\n")
+        assert (await client.read_error())["C"] == "08P01"
+    assert (endpoint.entered, endpoint.wakes) == (1, 0)
+
+
+async def test_client_is_held_when_it_asks_for_a_session_after_the_cluster_went_to_sleep(
+    gateway: RunningGateway, endpoint: FakeEndpoint, entrance: Entrance
+) -> None:
+    endpoint.runs(entrance)
+    port = gateway.open(endpoint)
+    async with connected(port) as client:
+        async with connected(port) as other:
+            await other.ask_for_a_session()
+        endpoint.sleeps()
+        client.send(SSL_REQUEST)
+        assert await client.read(1) == b"N"
+        assert endpoint.entered == 1
+        client.send(startup())
+        await eventually(lambda: endpoint.wakes == 1, "the client is held")
+        endpoint.starts(entrance)
+        assert await client.read(len(GREETING)) == GREETING
+
+
+async def test_cancel_request_reaches_the_engine_when_it_runs(
+    gateway: RunningGateway, endpoint: FakeEndpoint, engine: FakeEngine, entrance: Entrance
+) -> None:
+    endpoint.runs(entrance)
     async with connected(gateway.open(endpoint)) as client:
         client.send(SSL_REQUEST)
         assert await client.read(1) == b"N"
         client.send(cancel_request())
         assert await client.read_to_end() == b""
-    assert engine.first == [cancel_request()]
+    assert engine.first == [SSL_REQUEST, cancel_request()]
     assert endpoint.wakes == 0
 
 
@@ -129,15 +247,6 @@ async def test_cancel_request_wakes_nothing_when_the_cluster_sleeps(
         client.send(cancel_request())
         assert await client.read_to_end() == b""
     assert endpoint.entered == 0
-
-
-async def test_cancel_request_is_dropped_when_the_engine_does_not_answer(
-    gateway: RunningGateway, endpoint: FakeEndpoint
-) -> None:
-    endpoint.serve_at(Address(host="127.0.0.1", port=free_port()))
-    async with connected(gateway.open(endpoint)) as client:
-        client.send(cancel_request())
-        assert await client.read_to_end() == b""
 
 
 @pytest.mark.parametrize(
@@ -160,7 +269,7 @@ async def test_every_held_client_is_told_when_the_wake_fails(
 
     answers = [asyncio.create_task(ask(), name="client") for _ in range(20)]
     await eventually(lambda: endpoint.wakes == 20, "all clients are held")
-    endpoint.fail(problem)
+    endpoint.fails(problem)
     for answer in await asyncio.gather(*answers):
         assert (answer["V"], answer["C"], answer["M"]) == ("FATAL", sqlstate, problem.client_message)
     await eventually(lambda: endpoint.present == 0, "all clients are counted out")
@@ -169,7 +278,7 @@ async def test_every_held_client_is_told_when_the_wake_fails(
 async def test_internal_error_is_logged_once_and_hidden_from_the_client_when_something_unforeseen_happens(
     gateway: RunningGateway, endpoint: FakeEndpoint
 ) -> None:
-    endpoint.fail(OSError("/var/lib/zorya/secret: gone"))
+    endpoint.fails(OSError("/var/lib/zorya/secret: gone"))
     with capture_logs() as logs:
         async with connected(gateway.open(endpoint)) as client:
             client.send(startup())
@@ -179,53 +288,102 @@ async def test_internal_error_is_logged_once_and_hidden_from_the_client_when_som
     assert endpoint.present == 0
 
 
-@pytest.mark.parametrize("politely", [True, False])
+MUCH = bytes(range(256)) * 200
+"""More than the gateway looks at."""
+
+
+@pytest.mark.parametrize("more", [b"", b"impatient"], ids=["at once", "having sent more"])
+@pytest.mark.parametrize("how", ["closes", "resets", "ends its side"])
 async def test_client_is_counted_out_when_it_leaves_while_held(
-    gateway: RunningGateway, endpoint: FakeEndpoint, politely: bool
+    gateway: RunningGateway, endpoint: FakeEndpoint, how: str, more: bytes
 ) -> None:
     async with connected(gateway.open(endpoint)) as client:
         client.send(startup())
         await eventually(lambda: endpoint.wakes == 1, "the client is held")
-        if politely:
-            await client.close()
-        else:
-            client.reset()
+        client.send(more)
+        match how:
+            case "closes":
+                await client.close()
+            case "resets":
+                client.reset()
+            case "ends its side":
+                client.end_its_side()
         await eventually(lambda: endpoint.left == 1, "the client is counted out")
+    assert endpoint.sessions == 0
 
 
+@pytest.mark.parametrize("more", [b"impatient", MUCH], ids=["a little", "more than is looked at"])
 async def test_client_is_still_held_when_it_sends_more(
-    gateway: RunningGateway, endpoint: FakeEndpoint, engine: FakeEngine
+    gateway: RunningGateway, endpoint: FakeEndpoint, entrance: Entrance, more: bytes
 ) -> None:
     async with connected(gateway.open(endpoint)) as client:
         client.send(startup())
         await eventually(lambda: endpoint.wakes == 1, "the client is held")
-        client.send(b"impatient")
+        client.send(more)
         async with connected(gateway.open(endpoint)) as other:
             other.send(startup())
             await eventually(lambda: endpoint.wakes == 2, "the gateway has seen what was sent before")
-        endpoint.serve_at(engine.address)
-        assert await client.read(len(GREETING) + 9) == GREETING + b"impatient"
+        endpoint.starts(entrance)
+        assert await client.read(len(GREETING) + len(more)) == GREETING + more
 
 
-async def test_client_is_served_when_the_engine_dies_between_wake_and_connect(
-    gateway: RunningGateway, endpoint: FakeEndpoint, engine: FakeEngine
+async def test_client_is_still_held_when_what_it_sends_comes_in_many_small_pieces(
+    gateway: RunningGateway, endpoint: FakeEndpoint, entrance: Entrance
 ) -> None:
-    endpoint.serve_at(Address(host="127.0.0.1", port=free_port()), engine.address)
+    # Each piece takes a buffer of its own in the kernel, which then calls the client readable before its time.
+    more = MUCH[:8000]
     async with connected(gateway.open(endpoint)) as client:
         client.send(startup())
-        assert await client.read(len(GREETING)) == GREETING
+        await eventually(lambda: endpoint.wakes == 1, "the client is held")
+        for byte in more:
+            client.send_at_once(bytes([byte]))
+        async with connected(gateway.open(endpoint)) as other:
+            other.send(startup())
+            await eventually(lambda: endpoint.wakes == 2, "the gateway has seen what was sent before")
+        endpoint.starts(entrance)
+        assert await client.read(len(GREETING) + len(more)) == GREETING + more
+
+
+async def test_client_is_answered_when_it_has_ended_its_side_of_a_session(
+    gateway: RunningGateway, endpoint: FakeEndpoint, entrance: Entrance
+) -> None:
+    endpoint.runs(entrance)
+    async with connected(gateway.open(endpoint)) as client:
+        client.send(startup() + b"last question")
+        client.end_its_side()
+        assert await client.read_to_end() == GREETING + b"last question"
+
+
+async def test_client_is_served_when_the_engine_dies_between_wake_and_attach(
+    gateway: RunningGateway, endpoint: FakeEndpoint, entrance: Entrance
+) -> None:
+    endpoint.starts(entrance_of_nobody(), entrance)
+    async with connected(gateway.open(endpoint)) as client:
+        await client.ask_for_a_session()
     assert endpoint.wakes == 2
-    await eventually(lambda: endpoint.present == 0, "the client is counted out")
+    assert (endpoint.present, endpoint.sessions) == (0, 1)
 
 
 async def test_client_is_told_when_the_engine_never_takes_its_connection(
     gateway: RunningGateway, endpoint: FakeEndpoint
 ) -> None:
-    endpoint.serve_at(Address(host="127.0.0.1", port=free_port()))
+    endpoint.starts(entrance_of_nobody())
     async with connected(gateway.open(endpoint)) as client:
         client.send(startup())
         assert (await client.read_error())["C"] == "57P03"
-    assert endpoint.wakes == 3
+    assert (endpoint.present, endpoint.sessions) == (0, 0)
+
+
+async def test_client_is_told_after_the_answer_about_encryption_when_the_engine_that_was_up_does_not_take_it(
+    gateway: RunningGateway, endpoint: FakeEndpoint
+) -> None:
+    endpoint.runs(entrance_of_nobody())
+    async with connected(gateway.open(endpoint)) as client:
+        client.send(SSL_REQUEST)
+        assert await client.read(1) == b"N"
+        client.send(startup())
+        assert (await client.read_error())["C"] == "57P03"
+    assert (endpoint.present, endpoint.sessions) == (0, 0)
 
 
 class TestWakeThatNeverEnds:

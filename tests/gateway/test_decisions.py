@@ -1,16 +1,41 @@
 """The pure decisions: how to attach, what to tell a client, which warnings to keep back."""
 
+from pathlib import Path
+
 import pytest
 
 from zorya.core import errors
+from zorya.core.model import Handoff
 from zorya.gateway import attach, refusals
 from zorya.gateway.listeners import Thinner
 
 
-def test_attach_is_by_relay_with_a_sentence_for_the_reason() -> None:
-    choice = attach.decide()
-    assert choice.way == "relay"
-    assert choice.reason.endswith(".")
+INLET = Path("/run/inlet")
+TAKES = "Engines take clients' connections themselves."
+NOT_BUILT = "The handoff library was not built."
+FAILED = "Connection refused"
+SETTING = "The setting attach says so."
+
+
+@pytest.mark.parametrize(
+    ("inlet", "relay_only", "failure", "way", "reason"),
+    [
+        (INLET, False, "", "handoff", TAKES),
+        (INLET, False, FAILED, "relay", "Handing it over failed: Connection refused."),
+        (INLET, True, "", "relay", SETTING),
+        (INLET, True, FAILED, "relay", SETTING),
+        (None, False, "", "relay", NOT_BUILT),
+        (None, False, FAILED, "relay", NOT_BUILT),
+        (None, True, "", "relay", SETTING),
+        (None, True, FAILED, "relay", SETTING),
+    ],
+)
+def test_way_to_attach_and_its_reason(
+    inlet: Path | None, relay_only: bool, failure: str, way: str, reason: str
+) -> None:
+    handoff = Handoff(inlet=inlet, reason=TAKES if inlet else NOT_BUILT)
+    choice = attach.decide(handoff, relay_only=relay_only, failure=failure)
+    assert choice == attach.Choice(way=attach.Way(way), reason=reason)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ CLUSTER_EXAMPLE: dict[str, Any] = {
     "sessions": 1,
     "engine_pid": 4242,
     "resident_bytes": 43_302_912,
+    "awake_reason": "",
     "engine_log": "/var/lib/zorya/clusters/k3v9x2mq/log/engine.log",
     "pauses_in_s": None,
     "operation": None,
@@ -125,6 +126,9 @@ class Cluster(_Response):
     database: str
     sessions: int = Field(description="Clients connected or waiting to be.")
     engine_pid: int | None = Field(description="Process id of the engine; null when it does not run.")
+    awake_reason: str = Field(
+        description="What keeps a running cluster from freezing; empty when nothing does, or it does not run."
+    )
     resident_bytes: int | None = Field(
         description="Memory that the engine occupies now, page cache that is charged to it included; null when it does "
         "not run or the host does not tell."

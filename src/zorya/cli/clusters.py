@@ -265,6 +265,8 @@ def _facts(cluster: wire.Cluster) -> list[tuple[str, str]]:
         ("engine", _engine(cluster)),
         ("engine pid", "-" if cluster["engine_pid"] is None else str(cluster["engine_pid"])),
     ]
+    if cluster["awake_reason"]:
+        facts.append(("kept awake", cluster["awake_reason"]))
     if cluster["resident_bytes"] is not None:
         facts.append(("resident", output.mebibytes(cluster["resident_bytes"])))
     return [

@@ -43,6 +43,7 @@ class Cluster(TypedDict):
     sessions: int
     engine_pid: int | None
     resident_bytes: int | None
+    awake_reason: str
     engine_log: str
     pauses_in_s: float | None
     operation: Operation | None

@@ -159,7 +159,8 @@ class LiveEngine:
         """Freeze it. Answer why not, as a sentence; empty when it is frozen.
 
         `ports` are those at which clients' connections end. `changed` is called when a client wants something of the
-        frozen engine; `stirred` says what then. `hindrance` is what forbids it, as a sentence, empty if nothing. Unless this answers "", the engine runs and nothing of it is held.
+        frozen engine; `stirred` says what then. `hindrance` is what forbids it, as a sentence, empty if nothing does.
+        Unless this answers "", the engine runs and nothing of it is held.
         """
 
         def stir(why: str) -> None:

@@ -15,7 +15,7 @@ from zorya.core.account import Account
 from zorya.core.home import ClusterFolders, Home
 
 # Not handoff.so: Python would import that in place of this module.
-_BUILT = Path(__file__).with_name("handoff.so.1")
+_BUILT = Path(__file__).with_name("libhandoff.so")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -152,9 +152,9 @@ class Gateway:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def run(self) -> None:
-        """Serve what comes in through the open ports until cancelled; then end the connections that are not handed over.
+        """Serve what comes in through the open ports until cancelled; then end the connections that it still has.
 
-        Ports that are still open then are left to `keep`.
+        Ports that are open then are left to `keep`.
         """
         with contextlib.closing(relay.Relay()) as self._relay:
             async with asyncio.TaskGroup() as group:
