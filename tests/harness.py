@@ -5,6 +5,8 @@ import os
 import random
 import re
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -71,6 +73,15 @@ class Server:
         except FileNotFoundError:
             return False
         return bool(address["pid"] == self.process.pid)
+
+    def keeper_pid(self) -> int:
+        """Answer the process that holds the endpoints; 0 when there is none."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as link:
+            try:
+                link.connect(str(self.home / "run" / "keeper.sock"))
+            except OSError:
+                return 0
+            return int(struct.unpack("3i", link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0])
 
     def kill(self) -> None:
         """End the server with SIGKILL."""
@@ -180,10 +191,18 @@ def running(home: Path, *args: str, **env: str) -> Iterator[Server]:
 
 
 def end(server: Server) -> None:
-    """End whatever is left of a server and its engines, for a test that failed in the middle."""
+    """End whatever is left of a server and its engines, for a test that failed in the middle.
+
+    The keeper goes last but for the engines: it thaws those that are frozen.
+    """
     if server.process is not None and server.process.poll() is None:
         server.process.kill()
         server.process.wait()
+    keeper = server.keeper_pid()
+    if keeper:
+        os.kill(keeper, signal.SIGCONT)
+        os.kill(keeper, signal.SIGTERM)
+        wait_until(lambda: is_gone(keeper), "the keeper is gone")
     for pid_file in server.home.glob("clusters/*/data*/postmaster.pid"):
         pid = int(pid_file.read_text().split("\n", 1)[0])
         try:

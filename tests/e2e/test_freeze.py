@@ -257,13 +257,13 @@ def test_cluster_that_never_freezes_does_not(server: Server) -> None:
 
 
 def test_memory_is_given_back_after_a_while(home: Path, way: Way) -> None:
-    with running(home, ZORYA_FREEZER=way, ZORYA_FREEZE_AFTER=QUICKLY, ZORYA_RECLAIM_AFTER_S="0.5") as server:
-        with psycopg.connect(server.url(), autocommit=True) as connection:
-            connection.execute("CREATE TABLE big AS SELECT repeat('x', 1000) FROM generate_series(1, 100000)")
-            before = server.show()["resident_bytes"]
-            server.wait_for("frozen")
-            found = [finding for finding in server.json("doctor") if finding["name"] == "memory"]
-            if "reclaimed in" not in found[0]["found"]:
-                pytest.skip(f"this host cannot reclaim: {found[0]['found']}")
-            wait_until(lambda: server.show()["resident_bytes"] < before / 2, "its page cache is given back")
-            assert one(connection, "SELECT count(*) FROM big") == 100000
+    settings = {"ZORYA_FREEZER": way, "ZORYA_FREEZE_AFTER": QUICKLY, "ZORYA_RECLAIM_AFTER_S": "0.5"}
+    with running(home, **settings) as server, psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute("CREATE TABLE big AS SELECT repeat('x', 1000) FROM generate_series(1, 100000)")
+        before = server.show()["resident_bytes"]
+        server.wait_for("frozen")
+        found = [finding for finding in server.json("doctor") if finding["name"] == "memory"]
+        if "reclaimed in" not in found[0]["found"]:
+            pytest.skip(f"this host cannot reclaim: {found[0]['found']}")
+        wait_until(lambda: server.show()["resident_bytes"] < before / 2, "its page cache is given back")
+        assert one(connection, "SELECT count(*) FROM big") == 100000

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import select
 import socket
 import time
@@ -181,6 +180,7 @@ class FakeEngine:
     """
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._path = folder / "inlet"
         self.first: list[bytes] = []
         """Every packet before a session's greeting."""
@@ -196,10 +196,7 @@ class FakeEngine:
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve_relayed, "127.0.0.1", 0, backlog=1024)
-        self._inlet = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._inlet.setblocking(False)
-        self._inlet.bind(str(self._path))
-        self.go_on()
+        self.open_inlet()
 
     async def stop(self) -> None:
         assert self._server is not None
@@ -229,16 +226,23 @@ class FakeEngine:
 
     # The inlet and its faults.
 
+    def open_inlet(self) -> None:
+        self._path.unlink(missing_ok=True)
+        self._inlet = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._inlet.setblocking(False)
+        self._inlet.bind(str(self._path))
+        self.go_on()
+
     def get_stuck(self) -> None:
         """Take nothing from the inlet until `go_on`."""
         asyncio.get_running_loop().remove_reader(self._of_inlet())
 
     def go_on(self) -> None:
-        asyncio.get_running_loop().add_reader(self._of_inlet(), self._take, True)
+        asyncio.get_running_loop().add_reader(self._of_inlet(), self._take_all, True)
 
     def refuse(self) -> None:
         """Drop from now on what comes to the inlet, as an engine does that is about to end."""
-        asyncio.get_running_loop().add_reader(self._of_inlet(), self._take, False)
+        asyncio.get_running_loop().add_reader(self._of_inlet(), self._take_all, False)
 
     def close_inlet(self) -> None:
         """Nobody listens there any more; the path remains. May be repeated."""
@@ -246,6 +250,10 @@ class FakeEngine:
             self.get_stuck()
             self._inlet.close()
             self._inlet = None
+
+    def end_with_its_mail(self) -> None:
+        """End while clients wait in the inlet: the kernel drops what was sent to them."""
+        self.close_inlet()
 
     def remove_inlet(self) -> None:
         self._path.unlink()
@@ -265,20 +273,28 @@ class FakeEngine:
         assert self._inlet is not None
         return self._inlet
 
+    def _take_all(self, accepts: bool) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._take(accepts)
+
     def _take(self, accepts: bool) -> None:
         peer, descriptors, _, _ = socket.recv_fds(self._of_inlet(), 128, 2)
         client, receipt = (socket.socket(fileno=descriptor) for descriptor in descriptors)
         with receipt:
-            try:
-                kept = accepts and receipt.send(b"\0", socket.MSG_DONTWAIT) == 1
-            except BrokenPipeError:
-                self.taken_back += 1
-                kept = False
-        if not kept:
+            kept = accepts and self._write_receipt(receipt)
+        if kept:
+            self.peers.append(peer)
+            self._begin(self._serve_handed_over(client))
+        else:
             client.close()
-            return
-        self.peers.append(peer)
-        self._begin(self._serve_handed_over(client))
+
+    def _write_receipt(self, receipt: socket.socket) -> bool:
+        try:
+            return receipt.send(b"\0", socket.MSG_DONTWAIT) == 1
+        except BrokenPipeError:
+            self.taken_back += 1
+            return False
 
     # Sessions.
 
@@ -359,10 +375,6 @@ class Client:
 
     def send(self, data: bytes) -> None:
         self.writer.write(data)
-
-    def send_at_once(self, data: bytes) -> None:
-        """Send as a segment of its own, where `send` puts together what is sent in one turn of the event loop."""
-        assert os.write(self.writer.get_extra_info("socket").fileno(), data) == len(data)
 
     def end_its_side(self) -> None:
         """Send no more, but go on reading."""

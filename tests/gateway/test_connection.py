@@ -327,23 +327,6 @@ async def test_client_is_still_held_when_it_sends_more(
         assert await client.read(len(GREETING) + len(more)) == GREETING + more
 
 
-async def test_client_is_still_held_when_what_it_sends_comes_in_many_small_pieces(
-    gateway: RunningGateway, endpoint: FakeEndpoint, entrance: Entrance
-) -> None:
-    # Each piece takes a buffer of its own in the kernel, which then calls the client readable before its time.
-    more = MUCH[:8000]
-    async with connected(gateway.open(endpoint)) as client:
-        client.send(startup())
-        await eventually(lambda: endpoint.wakes == 1, "the client is held")
-        for byte in more:
-            client.send_at_once(bytes([byte]))
-        async with connected(gateway.open(endpoint)) as other:
-            other.send(startup())
-            await eventually(lambda: endpoint.wakes == 2, "the gateway has seen what was sent before")
-        endpoint.starts(entrance)
-        assert await client.read(len(GREETING) + len(more)) == GREETING + more
-
-
 async def test_client_is_answered_when_it_has_ended_its_side_of_a_session(
     gateway: RunningGateway, endpoint: FakeEndpoint, entrance: Entrance
 ) -> None:

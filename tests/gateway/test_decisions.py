@@ -9,7 +9,6 @@ from zorya.core.model import Handoff
 from zorya.gateway import attach, refusals
 from zorya.gateway.listeners import Thinner
 
-
 INLET = Path("/run/inlet")
 TAKES = "Engines take clients' connections themselves."
 NOT_BUILT = "The handoff library was not built."

@@ -15,6 +15,7 @@ from gateway.fakes import (
     SSL_REQUEST,
     FakeEndpoint,
     FakeEngine,
+    FakeKeep,
     RunningGateway,
     cancel_request,
     connected,
@@ -24,13 +25,15 @@ from gateway.fakes import (
     startup,
 )
 from zorya.core import errors
+from zorya.core.model import Address, Entrance, Handoff
 from zorya.core.settings import Settings
-from zorya.gateway import listeners
+from zorya.gateway import handoff, listeners
+from zorya.gateway.attach import Way
 from zorya.gateway.listeners import Gateway
 
 
 async def test_three_hundred_clients_are_held_and_served_when_they_come_at_once(
-    gateway: RunningGateway, endpoint: FakeEndpoint, engine: FakeEngine
+    gateway: RunningGateway, endpoint: FakeEndpoint, entrance: Entrance
 ) -> None:
     port = gateway.open(endpoint)
 
@@ -40,25 +43,27 @@ async def test_three_hundred_clients_are_held_and_served_when_they_come_at_once(
             return await client.read(len(GREETING))
 
     sessions = [asyncio.create_task(session(), name="client") for _ in range(300)]
-    await eventually(lambda: endpoint.present == 300, "all clients are held")
-    assert endpoint.wakes == 300
-    endpoint.serve_at(engine.address)
+    await eventually(lambda: endpoint.wakes == 300, "all clients are held")
+    assert endpoint.present == 300
+    endpoint.starts(entrance)
     assert await asyncio.gather(*sessions) == [GREETING] * 300
-    await eventually(lambda: endpoint.present == 0, "all clients are counted out")
+    assert (endpoint.present, endpoint.sessions) == (0, 300)
 
 
-async def test_port_in_use_is_an_error_that_names_the_address_and_leaves_nothing_open(endpoint: FakeEndpoint) -> None:
+async def test_port_in_use_is_an_error_that_names_the_address_and_leaves_nothing_open(
+    endpoint: FakeEndpoint, keep: FakeKeep
+) -> None:
     with socket.create_server(("127.0.0.2", 0)) as other:
         port = other.getsockname()[1]
-        gateway = Gateway(Settings(bind=["127.0.0.1", "127.0.0.2"]))
+        gateway = Gateway(Settings(bind=["127.0.0.1", "127.0.0.2"]), keep=keep, kept={})
         with pytest.raises(errors.PortInUse, match=rf"127\.0\.0\.2:{port} is in use"):
             gateway.open(port, endpoint)
         with socket.create_server(("127.0.0.1", port)):
             pass
 
 
-def test_port_in_use_is_an_error_when_another_cluster_has_it(endpoint: FakeEndpoint) -> None:
-    gateway = Gateway(Settings())
+def test_port_in_use_is_an_error_when_another_cluster_has_it(endpoint: FakeEndpoint, keep: FakeKeep) -> None:
+    gateway = Gateway(Settings(), keep=keep, kept={})
     port = free_port()
     gateway.open(port, endpoint)
     with pytest.raises(errors.PortInUse):
@@ -67,16 +72,18 @@ def test_port_in_use_is_an_error_when_another_cluster_has_it(endpoint: FakeEndpo
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1", "localhost", "not an address"])
-def test_address_is_refused_when_the_host_cannot_listen_on_it(address: str, endpoint: FakeEndpoint) -> None:
+def test_address_is_refused_when_the_host_cannot_listen_on_it(
+    address: str, endpoint: FakeEndpoint, keep: FakeKeep
+) -> None:
     with pytest.raises(errors.InvalidSetting, match="bind: "):
-        Gateway(Settings(bind=[address])).open(free_port(), endpoint)
+        Gateway(Settings(bind=[address]), keep=keep, kept={}).open(free_port(), endpoint)
 
 
 async def test_client_is_served_when_it_came_before_the_gateway_ran(
-    settings: Settings, endpoint: FakeEndpoint, engine: FakeEngine
+    settings: Settings, keep: FakeKeep, endpoint: FakeEndpoint, entrance: Entrance
 ) -> None:
-    endpoint.serve_at(engine.address)
-    gateway = Gateway(settings)
+    endpoint.runs(entrance)
+    gateway = Gateway(settings, keep=keep, kept={})
     port = free_port()
     gateway.open(port, endpoint)
     async with connected(port) as client:
@@ -85,33 +92,32 @@ async def test_client_is_served_when_it_came_before_the_gateway_ran(
         assert await client.read(len(GREETING)) == GREETING
         task.cancel()
         await asyncio.wait([task])
-        assert await client.read_to_end() == b""
-    assert endpoint.present == 0
 
 
 async def test_both_kinds_of_ip_are_served_on_one_port_when_both_are_bound(
-    endpoint: FakeEndpoint, engine: FakeEngine
+    endpoint: FakeEndpoint, engine: FakeEngine, entrance: Entrance, way: Way, keep: FakeKeep
 ) -> None:
-    endpoint.serve_at(engine.address)
-    async with running(Settings(bind=["0.0.0.0", "::"])) as gateway:
+    endpoint.runs(entrance)
+    peers: list[handoff.Peer] = []
+    async with running(Settings(bind=["0.0.0.0", "::"]), keep=keep) as gateway:
         try:
             port = gateway.open(endpoint)
         except errors.InvalidSetting as error:
             pytest.skip(f"no IPv6 here: {error}")
         for host in ("127.0.0.1", "::1"):
             async with connected(port, host) as client:
-                client.send(startup())
-                assert await client.read(len(GREETING)) == GREETING
+                await client.ask_for_a_session()
+                peers.append(client.address)
+    assert engine.peers == ([] if way is Way.RELAY else [handoff.pack(peer) for peer in peers])
 
 
 async def test_session_goes_on_and_no_new_one_begins_when_the_port_is_closed(
-    gateway: RunningGateway, endpoint: FakeEndpoint, engine: FakeEngine
+    gateway: RunningGateway, endpoint: FakeEndpoint, entrance: Entrance
 ) -> None:
-    endpoint.serve_at(engine.address)
+    endpoint.runs(entrance)
     port = gateway.open(endpoint)
     async with connected(port) as client:
-        client.send(startup())
-        assert await client.read(len(GREETING)) == GREETING
+        await client.ask_for_a_session()
         gateway.gateway.close(port)
         gateway.gateway.close(port)
         with pytest.raises(ConnectionRefusedError):
@@ -121,49 +127,65 @@ async def test_session_goes_on_and_no_new_one_begins_when_the_port_is_closed(
 
 
 async def test_clients_of_one_cluster_alone_are_cut_off_when_its_sessions_are_ended(
-    gateway: RunningGateway, engine: FakeEngine
+    gateway: RunningGateway, entrance: Entrance
 ) -> None:
     ended, other = FakeEndpoint("ended"), FakeEndpoint("other")
-    other.serve_at(engine.address)
+    other.runs(entrance)
     port = gateway.open(ended)
-    async with connected(port) as held, connected(port) as attached, connected(gateway.open(other)) as kept:
+    async with connected(port) as held, connected(port) as silent, connected(gateway.open(other)) as kept:
         held.send(startup())
         await eventually(lambda: ended.wakes == 1, "one client is held")
-        kept.send(startup())
-        assert await kept.read(len(GREETING)) == GREETING
+        await kept.ask_for_a_session()
         await gateway.gateway.end_sessions(port)
         assert ended.present == 0
         assert (await held.read_error())["C"] == "57P01"
-        assert await attached.read_to_end() == b""
+        assert await silent.read_to_end() == b""
         kept.send(b"x")
         assert await kept.read(1) == b"x"
 
 
-async def test_attached_client_loses_its_connection_when_sessions_are_ended(
-    gateway: RunningGateway, endpoint: FakeEndpoint, engine: FakeEngine
+async def test_relayed_client_alone_loses_its_connection_when_sessions_are_ended(
+    gateway: RunningGateway, endpoint: FakeEndpoint, entrance: Entrance, way: Way
 ) -> None:
-    endpoint.serve_at(engine.address)
+    endpoint.runs(entrance)
     port = gateway.open(endpoint)
     async with connected(port) as client:
-        client.send(startup())
-        assert await client.read(len(GREETING)) == GREETING
+        await client.ask_for_a_session()
         await gateway.gateway.end_sessions(port)
-        assert await client.read_to_end() == b""
-        assert endpoint.present == 0
+        if way is Way.RELAY:
+            assert await client.read_to_end() == b""
+            assert endpoint.ended == 1
+        else:
+            client.send(b"still there")
+            assert await client.read(11) == b"still there"
 
 
-async def test_held_client_is_told_when_the_gateway_stops(settings: Settings, endpoint: FakeEndpoint) -> None:
-    gateway = Gateway(settings)
-    port = free_port()
-    gateway.open(port, endpoint)
-    task = asyncio.create_task(gateway.run(), name="gateway")
-    async with connected(port) as client:
-        client.send(startup())
-        await eventually(lambda: endpoint.wakes == 1, "the client is held")
-        task.cancel()
+async def test_held_client_is_told_when_the_gateway_stops(
+    settings: Settings, keep: FakeKeep, endpoint: FakeEndpoint
+) -> None:
+    async with contextlib.AsyncExitStack() as clients:
+        async with running(settings, keep=keep) as gateway:
+            client = await clients.enter_async_context(connected(gateway.open(endpoint)))
+            client.send(startup())
+            await eventually(lambda: endpoint.wakes == 1, "the client is held")
+        # A close with something unread would be a reset, which may take the message with it.
         assert (await client.read_error())["C"] == "57P01"
-    await asyncio.wait([task])
     assert endpoint.present == 0
+
+
+async def test_handed_over_session_outlives_the_gateway_and_a_relayed_one_does_not(
+    settings: Settings, keep: FakeKeep, endpoint: FakeEndpoint, entrance: Entrance, way: Way
+) -> None:
+    endpoint.runs(entrance)
+    async with contextlib.AsyncExitStack() as clients:
+        async with running(settings, keep=keep) as gateway:
+            client = await clients.enter_async_context(connected(gateway.open(endpoint)))
+            await client.ask_for_a_session()
+        if way is Way.RELAY:
+            assert await client.read_to_end() == b""
+        else:
+            client.send(b"still there")
+            assert await client.read(11) == b"still there"
 
 
 class TestFewClients:
@@ -174,7 +196,7 @@ class TestFewClients:
         return Settings(max_clients=2, startup_timeout_s=20)
 
     async def test_client_is_turned_away_politely_when_all_places_are_taken(
-        self, gateway: RunningGateway, endpoint: FakeEndpoint, engine: FakeEngine
+        self, gateway: RunningGateway, endpoint: FakeEndpoint, entrance: Entrance
     ) -> None:
         port = gateway.open(endpoint)
         async with connected(port) as one, connected(port) as two, connected(port) as three:
@@ -186,23 +208,50 @@ class TestFewClients:
             three.send(startup())
             assert (await three.read_error())["C"] == "53300"
         await eventually(lambda: endpoint.present == 0, "the places are free")
-        endpoint.serve_at(engine.address)
+        endpoint.starts(entrance)
         async with connected(port) as client:
-            client.send(startup())
-            assert await client.read(len(GREETING)) == GREETING
+            await client.ask_for_a_session()
+
+    async def test_relayed_session_takes_a_place_and_a_handed_over_one_none(
+        self, gateway: RunningGateway, endpoint: FakeEndpoint, entrance: Entrance, way: Way
+    ) -> None:
+        endpoint.runs(entrance)
+        port = gateway.open(endpoint)
+        async with connected(port) as one, connected(port) as two:
+            for client in (one, two):
+                await client.ask_for_a_session()
+            await eventually(lambda: endpoint.sessions == 2, "two clients are attached")
+            async with connected(port) as three:
+                if way is Way.RELAY:
+                    three.send(startup())
+                    assert (await three.read_error())["C"] == "53300"
+                else:
+                    await three.ask_for_a_session()
 
     async def test_cancel_request_goes_through_when_all_places_are_taken(
         self, gateway: RunningGateway, endpoint: FakeEndpoint, engine: FakeEngine
     ) -> None:
-        endpoint.serve_at(engine.address)
+        endpoint.runs(engine.entrance(Way.RELAY))
         port = gateway.open(endpoint)
         async with connected(port) as one, connected(port) as two, connected(port) as three:
             for client in (one, two):
-                client.send(startup())
-                assert await client.read(len(GREETING)) == GREETING
+                await client.ask_for_a_session()
             three.send(cancel_request())
             assert await three.read_to_end() == b""
             assert cancel_request() in engine.first
+
+    async def test_cancel_request_is_dropped_when_all_places_are_taken_and_the_engine_does_not_answer(
+        self, gateway: RunningGateway, endpoint: FakeEndpoint, engine: FakeEngine
+    ) -> None:
+        endpoint.runs(engine.entrance(Way.RELAY))
+        port = gateway.open(endpoint)
+        async with connected(port) as one, connected(port) as two, connected(port) as three:
+            for client in (one, two):
+                await client.ask_for_a_session()
+            nobody = Address(host="127.0.0.1", port=free_port())
+            endpoint.runs(Entrance(address=nobody, handoff=Handoff(inlet=None, reason="The test says so.")))
+            three.send(cancel_request())
+            assert await three.read_to_end() == b""
 
     async def test_client_is_turned_away_unread_when_too_many_are_being_turned_away(
         self, gateway: RunningGateway, endpoint: FakeEndpoint
@@ -230,10 +279,10 @@ def no_descriptor_left() -> Iterator[None]:
 
 
 async def test_listener_warns_once_and_lives_on_when_descriptors_run_out(
-    gateway: RunningGateway, endpoint: FakeEndpoint, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    gateway: RunningGateway, endpoint: FakeEndpoint, entrance: Entrance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listeners, "ACCEPT_PAUSE_S", 0.01)
-    endpoint.serve_at(engine.address)
+    endpoint.runs(entrance)
     loop = asyncio.get_running_loop()
     with capture_logs() as logs, socket.socket() as one, socket.socket() as two:
         for sock, port in ((one, gateway.open(endpoint)), (two, gateway.open(endpoint))):
@@ -257,3 +306,88 @@ async def test_port_can_be_closed_when_it_pauses(gateway: RunningGateway, endpoi
         with pytest.raises(ConnectionResetError):
             await asyncio.wait_for(asyncio.get_running_loop().sock_recv(sock, 1), 20)
     assert endpoint.entered == 0
+
+
+class TestKept:
+    """Listening sockets that something else keeps open while no server runs."""
+
+    @pytest.fixture
+    def kept(self, keep: FakeKeep, endpoint: FakeEndpoint) -> int:
+        """A port that an earlier server has left."""
+        gateway = Gateway(Settings(), keep=keep, kept={})
+        port = free_port()
+        gateway.open(port, endpoint)
+        asyncio.run(self.run_for_a_moment(gateway))
+        assert keep.ports == {port}
+        return port
+
+    async def run_for_a_moment(self, gateway: Gateway) -> None:
+        task = asyncio.create_task(gateway.run(), name="gateway")
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+
+    def test_open_ports_are_left_with_the_keeper_when_the_gateway_stops(self, kept: int) -> None:
+        socket.create_connection(("127.0.0.1", kept)).close()
+
+    async def test_client_that_came_while_no_server_ran_is_served_by_the_next(
+        self, settings: Settings, keep: FakeKeep, kept: int, endpoint: FakeEndpoint, entrance: Entrance
+    ) -> None:
+        endpoint.runs(entrance)
+        async with connected(kept) as client:
+            client.send(startup())
+            async with running(settings, keep=keep, kept=keep.answer_next_server()) as gateway:
+                gateway.gateway.open(kept, endpoint)
+                gateway.gateway.let_unclaimed_go()
+                assert await client.read(len(GREETING)) == GREETING
+                assert keep.ports == {kept}
+
+    @pytest.mark.parametrize("bind", [["0.0.0.0"], ["127.0.0.1", "127.0.0.2"], ["127.0.0.2"]], ids=" and ".join)
+    async def test_new_listeners_are_opened_and_kept_when_other_addresses_are_bound_now(
+        self, keep: FakeKeep, kept: int, endpoint: FakeEndpoint, bind: list[str]
+    ) -> None:
+        async with (
+            connected(kept) as waiting,
+            running(Settings(bind=bind), keep=keep, kept=keep.answer_next_server()) as gateway,
+        ):
+            gateway.gateway.open(kept, endpoint)
+            await waiting.wait_until_cut_off()
+            assert keep.ports == {kept}
+            async with connected(kept, "127.0.0.2") as client:
+                client.send(b"nonsense")
+                assert (await client.read_error())["C"] == "08P01"
+            if bind == ["127.0.0.2"]:
+                with pytest.raises(ConnectionRefusedError):
+                    await asyncio.open_connection("127.0.0.1", kept)
+
+    async def test_client_that_waits_is_cut_off_when_no_cluster_has_the_port_any_more(
+        self, settings: Settings, keep: FakeKeep, kept: int
+    ) -> None:
+        async with connected(kept) as client, running(settings, keep=keep, kept=keep.answer_next_server()) as gateway:
+            gateway.gateway.let_unclaimed_go()
+            await client.wait_until_cut_off()
+            assert keep.ports == set()
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.open_connection("127.0.0.1", kept)
+            gateway.gateway.let_unclaimed_go()
+
+    async def test_keeper_knows_the_ports_that_are_open(self, keep: FakeKeep, gateway: RunningGateway) -> None:
+        one, two = gateway.open(FakeEndpoint("one")), gateway.open(FakeEndpoint("two"))
+        assert keep.ports == {one, two}
+        gateway.gateway.close(one)
+        assert keep.ports == {two}
+
+    async def test_nobody_listens_when_a_port_is_closed_whether_or_not_the_keeper_has_heard_of_it(
+        self, keep: FakeKeep, gateway: RunningGateway, endpoint: FakeEndpoint
+    ) -> None:
+        port = gateway.open(endpoint)
+        gateway.gateway.close(port)
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)
+        gateway.gateway.open(port, endpoint)
+        assert keep.ports == {port}
+
+    def test_keeper_is_not_told_of_a_port_that_cannot_be_opened(self, keep: FakeKeep, endpoint: FakeEndpoint) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(errors.PortInUse):
+            Gateway(Settings(), keep=keep, kept={}).open(other.getsockname()[1], endpoint)
+        assert keep.ports == set()

@@ -29,6 +29,7 @@ RECORD = ClusterRecord(
     min_capacity=0.5,
     max_capacity=4,
     pause_after_s=None,
+    freeze_after_s=0.5,
     username="zorya",
     password=Secret("s3cret"),
     database="main",
@@ -61,7 +62,7 @@ async def test_record_and_event_are_there_when_the_file_is_opened_again(path: Pa
     with closing(Catalog.open(path)) as first:
         revision = await first.insert(RECORD)
         changed = replace(RECORD, status=Status.AVAILABLE)
-        revision = await first.replace(changed, revision=revision, event=event(EventKind.CREATED))
+        revision = await first.replace(changed, revision=revision, events=[event(EventKind.CREATED)])
     with closing(Catalog.open(path)) as second:
         assert await second.load() == [(changed, revision)]
         (found,) = await second.events("main", after=0, limit=10)
@@ -72,9 +73,9 @@ async def test_record_and_event_are_there_when_the_file_is_opened_again(path: Pa
 
 async def test_replace_is_refused_at_another_revision_and_writes_nothing(catalog: Catalog) -> None:
     revision = await catalog.insert(RECORD)
-    await catalog.replace(RECORD, revision=revision, event=None)
+    await catalog.replace(RECORD, revision=revision, events=[])
     with pytest.raises(errors.RevisionConflict):
-        await catalog.replace(replace(RECORD, reason="x"), revision=revision, event=event(EventKind.CREATED))
+        await catalog.replace(replace(RECORD, reason="x"), revision=revision, events=[event(EventKind.CREATED)])
     assert await catalog.load() == [(RECORD, revision + 1)]
     assert await catalog.events(None, after=0, limit=10) == []
 
@@ -89,7 +90,7 @@ async def test_name_and_port_belong_to_one_cluster(catalog: Catalog) -> None:
 
 async def test_deleted_record_goes_and_its_events_stay(catalog: Catalog) -> None:
     revision = await catalog.insert(RECORD)
-    await catalog.replace(replace(RECORD, status=Status.DELETED), revision=revision, event=event(EventKind.DELETED))
+    await catalog.replace(replace(RECORD, status=Status.DELETED), revision=revision, events=[event(EventKind.DELETED)])
     assert await catalog.load() == []
     assert len(await catalog.events("main", after=0, limit=10)) == 1
 
@@ -145,3 +146,32 @@ async def test_record_that_cannot_be_read_is_told(path: Path) -> None:
         connection.execute("UPDATE clusters SET record = '{\"half\": '")
     with closing(Catalog.open(path)) as opened, pytest.raises(errors.HomeUnusable, match="cannot be read"):
         await opened.load()
+
+
+async def test_file_of_the_first_format_is_brought_up_to_date(path: Path) -> None:
+    with closing(Catalog.open(path)) as opened:
+        await opened.insert(RECORD)
+        await opened.add_event(event(EventKind.CREATED))
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE clusters SET record = json_remove(record, '$.freeze_after_s')")
+        connection.execute("PRAGMA user_version = 1")
+    with closing(Catalog.open(path)) as opened:
+        assert await opened.load() == [(replace(RECORD, freeze_after_s=10.0), 1)]
+        assert len(await opened.events(None, after=0, limit=10)) == 1
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (catalogs.FORMAT,)
+
+
+async def test_only_the_newest_of_frequent_events_are_kept(catalog: Catalog) -> None:
+    frequent = [EventKind.FROZEN, EventKind.THAWED]
+    await catalog.add_event(event(EventKind.RESUMED))
+    for _ in range(5):
+        await catalog.add_event(event(EventKind.FROZEN))
+        await catalog.add_event(event(EventKind.THAWED))
+    await catalog.add_event(replace(event(EventKind.FROZEN), cluster="other"))
+    await catalog.thin_out_events("main", frequent, keep=20)
+    assert len(await catalog.events("main", after=0, limit=100)) == 11
+    await catalog.thin_out_events("main", frequent, keep=3)
+    kept = [one.kind for one in await catalog.events("main", after=0, limit=100)]
+    assert kept == ["ZORYA-EVENT-0148", "ZORYA-EVENT-1009", "ZORYA-EVENT-1008", "ZORYA-EVENT-1009"]
+    assert len(await catalog.events("other", after=0, limit=100)) == 1

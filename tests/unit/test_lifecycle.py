@@ -183,7 +183,7 @@ class World:
         self.unheard = 0
         """Things that clients have sent to a frozen engine."""
 
-    def step(self) -> Action:
+    def step(self) -> Action:  # noqa: PLR0915 - one arm an action
         """Carry out one decision, as the owner does."""
         action = lifecycle.decide(self.now).action
         now = self.now

@@ -79,7 +79,8 @@ def test_there_is_no_rest_before_the_log_is_on_the_disk() -> None:
 def test_rest_never_began_before_the_last_thing_that_was_seen_to_happen(
     looks: list[tuple[float, str, int, float | None, int]],
 ) -> None:
-    now_s, found = 0.0, None
+    now_s = 0.0
+    found: Quiet | None = None
     for passed_s, busy, mark, idle_s, position in looks:
         before, now_s = found, now_s + passed_s
         found = quiet.follow(before, seen(busy=busy, mark=str(mark), idle_s=idle_s, position=position), now_s)

@@ -4,9 +4,11 @@ import pytest
 
 from zorya.control.waiting import WaitingRoom
 from zorya.core import errors
-from zorya.core.model import Address
+from zorya.core.model import Address, Entrance, Handoff
 
-ADDRESS = Address(host="127.0.0.1", port=1)
+ENTRANCE = Entrance(
+    address=Address(host="127.0.0.1", port=1), handoff=Handoff(inlet=None, reason="There is no library.")
+)
 
 
 async def wait_for_waiters(room: WaitingRoom, number: int) -> None:
@@ -19,8 +21,8 @@ async def test_all_who_wait_are_let_go_at_once() -> None:
     room = WaitingRoom("main", timeout_s=30)
     held = [asyncio.create_task(room.wait()) for _ in range(100)]
     await wait_for_waiters(room, 100)
-    room.settle(ADDRESS)
-    assert await asyncio.gather(*held) == [ADDRESS] * 100
+    room.settle(ENTRANCE)
+    assert await asyncio.gather(*held) == [ENTRANCE] * 100
     assert room.waiters == 0
 
 
@@ -39,7 +41,7 @@ async def test_one_who_waited_too_long_is_told_and_the_others_stay() -> None:
     with pytest.raises(errors.WakeTimeout, match="the start goes on"):
         await room.wait()
     assert room.waiters == 0
-    room.settle(ADDRESS)
+    room.settle(ENTRANCE)
 
 
 async def test_one_who_leaves_takes_nobody_along() -> None:
@@ -48,8 +50,8 @@ async def test_one_who_leaves_takes_nobody_along() -> None:
     await wait_for_waiters(room, 2)
     leaving.cancel()
     await wait_for_waiters(room, 1)
-    room.settle(ADDRESS)
-    assert await staying == ADDRESS
+    room.settle(ENTRANCE)
+    assert await staying == ENTRANCE
 
 
 async def test_who_comes_after_the_outcome_waits_for_the_next() -> None:
@@ -57,5 +59,5 @@ async def test_who_comes_after_the_outcome_waits_for_the_next() -> None:
     room.settle(errors.StartFailed("past"))
     held = asyncio.create_task(room.wait())
     await wait_for_waiters(room, 1)
-    room.settle(ADDRESS)
-    assert await held == ADDRESS
+    room.settle(ENTRANCE)
+    assert await held == ENTRANCE

@@ -194,19 +194,17 @@ def _place(hierarchy: Hierarchy | None, name: str, pid: int) -> Path | None:
 
 
 def _adopt(folder: Path, pid: int) -> None:
-    """Move the tree in; a child that was forked meanwhile is found by looking again. Raises OSError."""
+    """Move the tree in; a child that was forked meanwhile is found by looking again. Raises OSError.
+
+    The remains of a process that has ended stay in the tree until its parent takes notice, and cannot be moved.
+    """
     procs = folder / "cgroup.procs"
-    ended: set[str] = set()
-    while True:
-        inside = set(procs.read_text().split())
-        outside = [one for one in map(str, procfs.tree(pid)) if one not in inside | ended]
-        if not outside:
-            return
+    moved = set(procs.read_text().split())
+    while outside := [one for one in map(str, procfs.tree(pid)) if one not in moved]:
         for one in outside:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 procs.write_text(one)
-            except ProcessLookupError:
-                ended.add(one)  # its remains stay in the tree until its parent takes notice
+        moved.update(outside)
 
 
 async def _remove(folder: Path, deadline: float) -> None:

@@ -24,8 +24,14 @@ from zorya.core.model import Status
 
 _T = TypeVar("_T")
 
-FORMAT = 1
-"""Rises when the file's form changes. A file of a higher format is left alone."""
+FORMAT = 2
+"""Rises when the file's form changes. A file of a higher format is left alone, one of a lower is brought up to it."""
+
+_UPGRADES = {
+    # Clusters have a delay after which they freeze; those that were made before get the default.
+    1: "UPDATE clusters SET record = json_set(record, '$.freeze_after_s', 10.0);",
+}
+"""For each earlier format, what makes it the next."""
 
 _SCHEMA = """
 CREATE TABLE clusters (
@@ -183,6 +189,25 @@ class Catalog:
 
         await self._run(write)
 
+    async def thin_out_events(self, cluster: str, kinds: Sequence[EventKind], *, keep: int) -> None:
+        """Remove a cluster's events of these kinds, taken together, but for the newest `keep`."""
+        names = [kind.id for kind in kinds]
+        chosen = f"cluster = ? AND kind IN ({', '.join('?' * len(names))})"
+
+        def write() -> None:
+            found = self._connection.execute(
+                f"SELECT seq FROM events WHERE {chosen} ORDER BY seq DESC LIMIT 1 OFFSET ?",  # noqa: S608 - marks only
+                (cluster, *names, keep),
+            ).fetchone()
+            if found is not None:
+                with self._connection:
+                    self._connection.execute(
+                        f"DELETE FROM events WHERE {chosen} AND seq <= ?",  # noqa: S608 - marks only
+                        (cluster, *names, found[0]),
+                    )
+
+        await self._run(write)
+
     def _add(self, event: NewEvent) -> None:
         message = f"{event.kind.meaning} {event.reason}".strip()
         self._connection.execute(
@@ -212,8 +237,9 @@ def _connect(path: Path) -> sqlite3.Connection:
                 )
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
-            if found == 0:
-                connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
+            steps = _SCHEMA if found == 0 else " ".join(_UPGRADES[one] for one in range(found, FORMAT))
+            if steps:
+                connection.executescript(f"BEGIN; {steps} PRAGMA user_version = {FORMAT}; COMMIT;")
         except BaseException:
             connection.close()
             raise

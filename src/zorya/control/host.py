@@ -9,12 +9,16 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from zorya.compute import group, vigil
+from zorya.compute.freezer import Way
 from zorya.core import account, errors
 from zorya.core.findings import Finding, FindingState
 from zorya.core.home import Home
 from zorya.core.settings import Settings
+from zorya.engines import handoff
 from zorya.engines.postgres import installations
 
+_YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
 _FICLONE = 0x40049409
 _ENOUGH_DESCRIPTORS = 4096
 _ENOUGH_BACKLOG = 1024
@@ -33,7 +37,8 @@ def examine(home: Home, settings: Settings) -> Sequence[Finding]:
         _cloning(home),
         _descriptors(),
         _backlog(),
-        _attach(),
+        _attach(settings),
+        *_freezing(settings),
     ]
 
 
@@ -126,7 +131,7 @@ def _descriptors() -> Finding:
     number = "unlimited" if hard == resource.RLIM_INFINITY else str(hard)
     return _finding(
         "descriptors",
-        f"{number} open files for this process; a relayed session takes two.",
+        f"{number} open files for this process; a relayed session takes two, a frozen one takes one.",
         "Raise the hard limit (ulimit -Hn, or LimitNOFILE= in a systemd unit)." if few else "",
     )
 
@@ -140,8 +145,43 @@ def _backlog() -> Finding:
     )
 
 
-def _attach() -> Finding:
-    return _finding("attach", "Clients are relayed: their bytes pass through Zorya.")
+def _attach(settings: Settings) -> Finding:
+    if settings.attach == "relay":
+        return _finding("attach", "Clients are relayed: their bytes pass through Zorya, as the setting attach says.")
+    library = handoff.examine()
+    if library.path is not None:
+        return _finding("attach", f"Clients are handed over: {library.reason}")
+    return _finding(
+        "attach",
+        f"Clients are relayed: their bytes pass through Zorya. {library.reason}",
+        "Mend that to have them talk to their engines directly.",
+    )
+
+
+def _freezing(settings: Settings) -> list[Finding]:
+    found = group.examine(None if settings.freezer == "auto" else Way(settings.freezer))
+    advice = (
+        "" if found.freezer or settings.freezer == "signals" else "Delegate a control group to Zorya (Delegate=yes)."
+    )
+    return [_finding("freezer", found.freezer_reason, advice), _watching(), _finding("memory", found.memory_reason)]
+
+
+def _watching() -> Finding:
+    """Whether the sockets of frozen sessions can be duplicated; pidfd_getfd(2), and yama(7) for ptrace_scope."""
+    problem = vigil.can_take()
+    if problem:
+        return _finding(
+            "sessions",
+            f"Engines with open sessions are not frozen: this kernel gives no sockets away ({problem}).",
+            "Linux 5.6 or newer, and a container's seccomp profile that allows pidfd_getfd, are needed.",
+        )
+    if os.geteuid() != 0 and _YAMA.exists() and int(_YAMA.read_text()) > 0:
+        return _finding(
+            "sessions",
+            "Engines with open sessions are frozen, but for those that an earlier server has started.",
+            f"Set kernel.yama.ptrace_scope to 0 ({_YAMA}) to have those frozen too.",
+        )
+    return _finding("sessions", "Engines are frozen with their sessions open.")
 
 
 def _existing(path: Path) -> Path:

@@ -76,15 +76,29 @@ async def _serve(arrival: Arrival) -> None:
 
     One that only connects gets nowhere all the same, and one that wants no session, or nonsense, starts nothing.
     """
-    if arrival.endpoint.is_up:
-        if await startup.has_spoken(arrival.client, arrival.settings.startup_timeout_s):
-            await _attach(arrival)
+    loop = asyncio.get_running_loop()
+    until_s = loop.time() + arrival.settings.startup_timeout_s
+    if not await startup.has_spoken(arrival.client, arrival.settings.startup_timeout_s):
         return
-    opening = await startup.read(arrival.client, arrival.settings.startup_timeout_s)
+    # Asked only now: a cluster may go to sleep while a client is silent.
+    if arrival.endpoint.is_up:
+        await _attach_unheard(arrival)
+        return
+    opening = await startup.read(arrival.client, until_s - loop.time())
     if isinstance(opening, pgwire.Startup):
         await _attach(arrival)
     else:
         await _answer(arrival, opening)
+
+
+async def _attach_unheard(arrival: Arrival) -> None:
+    """Attach a client that the engine is to hear out. If that fails it is heard here, and then told."""
+    try:
+        await _attach(arrival)
+    except errors.ZoryaError:
+        # libpq shows no error that comes in place of the answer to SSLRequest.
+        await startup.read(arrival.client, arrival.settings.startup_timeout_s)
+        raise
 
 
 async def _turn_away(arrival: Arrival) -> None:
@@ -97,6 +111,8 @@ async def _answer(arrival: Arrival, opening: pgwire.CancelRequest | pgwire.Refus
     match opening:
         case pgwire.CancelRequest():
             await _forward_cancel(opening, arrival.endpoint)
+            # libpq takes a reset for a failure.
+            await _say_farewell(arrival.client, b"")
         case pgwire.Refusal():
             await _refuse(arrival.client, opening)
         case pgwire.DirectTls():
@@ -129,6 +145,9 @@ async def _attach(arrival: Arrival) -> None:
         session = await _reach_engine(arrival)
         if session is not None:
             endpoint.attached()
+    except asyncio.CancelledError:
+        _say_at_once(arrival.client, refusals.CUT_OFF)
+        raise
     finally:
         endpoint.leave()
     if isinstance(session, socket.socket):
@@ -191,9 +210,6 @@ async def _hold(arrival: Arrival) -> Entrance | None:
     try:
         await asyncio.wait({waking, leaving}, return_when=asyncio.FIRST_COMPLETED)
         return waking.result() if waking.done() else None
-    except asyncio.CancelledError:
-        _say_at_once(arrival.client, refusals.CUT_OFF)
-        raise
     finally:
         waking.cancel()
         leaving.cancel()
@@ -242,7 +258,8 @@ async def _say_farewell(client: socket.socket, message: bytes) -> None:
 
 
 def _say_at_once(client: socket.socket, refusal: pgwire.Refusal) -> None:
-    """Send what the kernel takes of the refusal, without waiting."""
+    """Send what the kernel takes of the refusal, without waiting, and take the start: see `_say_farewell` for why."""
     with contextlib.suppress(OSError):
         client.send(pgwire.error_response(refusal))
         client.shutdown(socket.SHUT_WR)
+        client.recv(pgwire.MAX_PACKET_BYTES)

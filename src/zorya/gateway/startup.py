@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import select
 import socket
 
 from zorya.gateway import pgwire
@@ -28,11 +29,16 @@ async def read(client: socket.socket, timeout_s: float) -> pgwire.Opening | None
 
 
 async def has_left(client: socket.socket) -> None:
-    """Return when the client has closed its connection, whatever it has sent before that nobody has read."""
+    """Return when the client has closed its connection, whatever it has sent before that nobody has read.
+
+    One that has sent MAX_PACKET_BYTES, or as many small pieces as the kernel has room for, is not watched any longer.
+    """
     seen = 0
     with contextlib.suppress(OSError):
-        while len(data := await _peek(client, seen)) > seen:
+        while seen < pgwire.MAX_PACKET_BYTES and len(data := await _peek(client, seen)) > seen:
             seen = len(data)
+        if not _has_ended(client):
+            await asyncio.get_running_loop().create_future()
 
 
 async def _converse(client: socket.socket) -> pgwire.Opening | None:
@@ -56,21 +62,28 @@ async def _converse(client: socket.socket) -> pgwire.Opening | None:
 async def _peek(client: socket.socket, seen: int) -> bytes:
     """Answer all that is unread as soon as it is more than `seen` bytes, or as the client has closed. Raises OSError.
 
-    No more than MAX_PACKET_BYTES are looked at: a client that has sent so many is not waited for.
+    No more than MAX_PACKET_BYTES are looked at; `seen` must be less. What is answered is not more than `seen` bytes
+    also when the kernel has no room for more: it keeps a buffer for each small piece that comes by itself.
     """
-    if seen < pgwire.MAX_PACKET_BYTES:
-        with contextlib.suppress(BlockingIOError):
-            data = client.recv(pgwire.MAX_PACKET_BYTES, socket.MSG_PEEK)
-            if len(data) != seen or not data:
-                return data
+    with contextlib.suppress(BlockingIOError):
+        data = client.recv(pgwire.MAX_PACKET_BYTES, socket.MSG_PEEK)
+        if len(data) != seen or not data:
+            return data
     # Bytes that are left unread keep a socket readable: the mark tells the kernel how many would be news. The end of
-    # the connection is news in any case.
+    # the connection is news in any case, and so is a full buffer.
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, seen + 1)
     try:
         await _readable(client)
         return client.recv(pgwire.MAX_PACKET_BYTES, socket.MSG_PEEK)
     finally:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+
+def _has_ended(client: socket.socket) -> bool:
+    """Whether the client sends no more, be there something unread or not."""
+    poll = select.poll()
+    poll.register(client, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 async def _readable(sock: socket.socket) -> None:
