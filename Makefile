@@ -27,6 +27,7 @@ format: $(VENV)/.for-test ## Put the code into its form
 
 bench: $(VENV)/.for-test ## Measure, as ratios within one run
 	@scripts/install-for bench
+	@$(BIN)/python -c "import matplotlib" 2>/dev/null || scripts/make-venv $(VENV) "[test,bench]" || true
 	@$(BIN)/python -m bench
 
 clean: ## Remove what the other targets made in this checkout

@@ -3,6 +3,8 @@
 import argparse
 import os
 import platform
+import signal
+import sys
 from collections.abc import Callable
 
 from bench import creation, gap, memory, rest, results, resume, throughput, wake
@@ -21,7 +23,7 @@ _BENCHMARKS: dict[str, Callable[..., list[Comparison]]] = {
 
 _QUICK = {
     "resume": {"rounds": 3},
-    "throughput": {"rounds": 1, "seconds": 1},
+    "throughput": {"turns": 1},
     "creation": {"rounds": 2},
     "wake": {"rounds": 100, "connections": 20},
     "rest": {"seconds": 6},
@@ -40,6 +42,8 @@ def main() -> None:
     names = given.names or list(_BENCHMARKS)
     host = f"{platform.system()} {platform.release()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     print(host)
+    # Ended from outside, it takes its servers with it all the same.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     done: list[Comparison] = []
     with stage(scale=throughput.SCALE if "throughput" in names else 0) as made:
         try:

@@ -8,7 +8,6 @@ its place in memory or noise, and what handoff differs from "direct, Zorya's eng
 
 import re
 import shutil
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from bench.stage import PGBENCH_TABLES, Stage, ZoryaServer, administer, first_ro
 
 SCALE = 10
 CLIENTS = (1, 8, 32)
+CONTROL = "direct, Zorya's engine"
 AIM = "handoff 0.98 x or better"
 
 
@@ -44,21 +44,30 @@ class _Workload:
     reconnects: bool = False
     sampled: float = 1.0
     """The share of the transactions whose latency is written down."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Load:
-    """How much of it."""
-
-    workload: _Workload
-    clients: int
+    controlled: bool = False
+    """Whether the control is measured as well."""
+    turns: int
+    """An even number: each way comes as often before another as after it."""
     seconds: int
 
 
 _WORKLOADS = (
-    _Workload(name="Prepared point selects", options=("--select-only", "--protocol=prepared"), sampled=0.05),
-    _Workload(name="TPC-B, prepared", options=("--protocol=prepared",), writes=True),
-    _Workload(name="A connection for each select", options=("--select-only", "--connect"), reconnects=True),
+    _Workload(
+        name="Prepared point selects",
+        options=("--select-only", "--protocol=prepared"),
+        sampled=0.2,
+        controlled=True,
+        turns=8,
+        seconds=1,
+    ),
+    _Workload(name="TPC-B, prepared", options=("--protocol=prepared",), writes=True, turns=4, seconds=2),
+    _Workload(
+        name="A connection for each select",
+        options=("--select-only", "--connect"),
+        reconnects=True,
+        turns=4,
+        seconds=2,
+    ),
 )
 
 
@@ -71,20 +80,20 @@ class _Measured:
     p99_us: float
 
 
-def measure(
-    stage: Stage, *, rounds: int = 5, seconds: int = 2, clients: Sequence[int] = CLIENTS
-) -> list[report.Comparison]:
-    """Run each workload over each way in turn and print the ratios. Every other round goes through the ways backwards.
+def measure(stage: Stage, *, turns: int | None = None) -> list[report.Comparison]:
+    """Run each workload over each way in turn and print the ratios. Every other turn goes through the ways backwards.
 
-    Before each run that writes, its engine's tables are vacuumed and a checkpoint is made.
+    Before each run that writes, its engine's tables are vacuumed and a checkpoint is made. `turns` is in place of the
+    workloads' own numbers.
     """
     with ExitStack() as stack:
         ways = _open(stage, stack)
         shown: list[report.Comparison] = []
         for workload in _WORKLOADS:
-            for count in clients:
-                load = _Load(workload=workload, clients=count, seconds=seconds)
-                shown += _show(load, ways, _take_turns(stage, load, ways, rounds))
+            chosen = [way for way in ways if workload.controlled or way.name != CONTROL]
+            for clients in CLIENTS:
+                measured = _take_turns(stage, workload, clients, chosen, turns or workload.turns)
+                shown += _show(workload, clients, measured)
         return shown
 
 
@@ -98,9 +107,7 @@ def _open(stage: Stage, stack: ExitStack) -> list[_Way]:
     direct = _Way(name="direct", url=stage.bare_url(), sockets=stage.bare.sockets, port=stage.bare.port)
     handoff = _through(stage, stage.server, "handoff")
     relay = _through(stage, relaying, "relay")
-    control = _Way(
-        name="direct, Zorya's engine", url=stage.main_url(handoff.port), sockets=handoff.sockets, port=handoff.port
-    )
+    control = _Way(name=CONTROL, url=stage.main_url(handoff.port), sockets=handoff.sockets, port=handoff.port)
     ways = [direct, handoff, control, relay]
     through_pgbouncer = stack.enter_context(pgbouncer(stage))
     if through_pgbouncer is None:
@@ -137,30 +144,32 @@ def _read_all(url: str) -> None:
         connection.execute("SELECT sum(abalance) FROM pgbench_accounts WHERE aid > 0").fetchone()
 
 
-def _take_turns(stage: Stage, load: _Load, ways: Sequence[_Way], rounds: int) -> Mapping[str, Sequence[_Measured]]:
-    measured: dict[str, list[_Measured]] = defaultdict(list)
-    for number in range(rounds):
+def _take_turns(
+    stage: Stage, workload: _Workload, clients: int, ways: Sequence[_Way], turns: int
+) -> Mapping[str, Sequence[_Measured]]:
+    measured: dict[str, list[_Measured]] = {way.name: [] for way in ways}
+    for number in range(turns):
         for way in ways if number % 2 == 0 else reversed(ways):
-            if load.workload.writes:
+            if workload.writes:
                 _settle(way)
-            measured[way.name].append(_run(stage, load, way))
+            measured[way.name].append(_run(stage, workload, clients, way))
     return measured
 
 
 def _show(
-    load: _Load, ways: Sequence[_Way], measured: Mapping[str, Sequence[_Measured]]
+    workload: _Workload, clients: int, measured: Mapping[str, Sequence[_Measured]]
 ) -> Iterator[report.Comparison]:
-    title = f"{load.workload.name}, {load.clients} client{'' if load.clients == 1 else 's'}"
+    title = f"{workload.name}, {clients} client{'' if clients == 1 else 's'}"
     parts: list[tuple[str, str, Callable[[_Measured], float]]] = [("throughput", "tps", lambda one: one.rate)]
-    if load.workload.reconnects:
+    if workload.reconnects:
         # What pgbench writes down for each transaction leaves the connection's time out.
-        parts.append(("mean time", "us", lambda one: load.clients / one.rate * 1e6))
+        parts.append(("mean time", "us", lambda one: clients / one.rate * 1e6))
     else:
         parts.append(("median latency", "us", lambda one: one.median_us))
         parts.append(("p99 latency", "us", lambda one: one.p99_us))
     for what, unit, take in parts:
         first, *others = (
-            report.Series(name=way.name, unit=unit, values=[take(one) for one in measured[way.name]]) for way in ways
+            report.Series(name=name, unit=unit, values=[take(one) for one in runs]) for name, runs in measured.items()
         )
         yield report.show(
             f"{title}: {what}",
@@ -171,15 +180,14 @@ def _show(
         )
 
 
-def _run(stage: Stage, load: _Load, way: _Way) -> _Measured:
-    workload, clients = load.workload, load.clients
+def _run(stage: Stage, workload: _Workload, clients: int, way: _Way) -> _Measured:
     logs = stage.folder / "pgbench"
     logs.mkdir()
     # A thread of pgbench waits while it connects, so that each client needs its own where that is what is measured.
     jobs = clients if workload.reconnects else min(clients, 2)
     output = stage.pgbench(
         *workload.options,
-        *("--no-vacuum", f"--client={clients}", f"--jobs={jobs}", f"--time={load.seconds}"),
+        *("--no-vacuum", f"--client={clients}", f"--jobs={jobs}", f"--time={workload.seconds}"),
         *("--log", f"--log-prefix={logs / 'run'}", f"--sampling-rate={workload.sampled}"),
         url=way.url,
     )

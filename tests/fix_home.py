@@ -79,13 +79,13 @@ def prepare_home(folder: Path, templates: Path) -> Path:
 
 
 @contextmanager
-def running_for_a_file(templates: Path) -> Iterator[Server]:
+def running_for_a_file(templates: Path, **env: str) -> Iterator[Server]:
     """Run a server for all tests of a file. Fixtures for single tests come too late to prepare the environment."""
     folder = make_folder()
     try:
         with pytest.MonkeyPatch.context() as patch:
             clear_environment(patch)
-            with running(prepare_home(folder, templates)) as started:
+            with running(prepare_home(folder, templates), **env) as started:
                 yield started
     finally:
         shutil.rmtree(folder)

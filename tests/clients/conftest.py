@@ -1,4 +1,7 @@
-"""One server for each file of tests, with cluster "main" asleep: the file's first client wakes it."""
+"""One server for each file of tests and way to attach, with cluster "main" asleep: the first client wakes it.
+
+The clients meet each way: handed over, relayed, and with an engine that freezes between their statements.
+"""
 
 import shutil
 import subprocess
@@ -11,14 +14,24 @@ from fix_home import running_for_a_file
 from harness import Server
 from zorya.engines.postgres import installations
 
+FREEZES = {"1008", "1009"}
+WAYS = {
+    "handoff": {"ZORYA_FREEZE_AFTER": "never"},
+    "relay": {"ZORYA_FREEZE_AFTER": "never", "ZORYA_ATTACH": "relay"},
+    "freezing": {"ZORYA_FREEZE_AFTER": "0.01"},
+}
 
-@pytest.fixture(scope="module")
-def server(templates: Path) -> Iterator[Server]:
+
+@pytest.fixture(scope="module", params=WAYS)
+def server(request: pytest.FixtureRequest, templates: Path) -> Iterator[Server]:
     """A server whose cluster "main" sleeps when the file's first test begins, and starts once for all of them."""
-    with running_for_a_file(templates) as started:
+    with running_for_a_file(templates, **WAYS[request.param]) as started:
         assert started.show()["compute"] == "stopped"
+        assert started.show()["attach"] == ("relay" if request.param == "relay" else "handoff")
         yield started
-        assert started.events() in (["0170"], ["0170", "0147", "0148"])
+        events = started.events()
+        assert [event for event in events if event not in FREEZES] in (["0170"], ["0170", "0147", "0148"])
+        assert request.param == "freezing" or not FREEZES.intersection(events)
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,8 @@ def pytest_asyncio_loop_factories(
 
 @pytest.fixture
 def settings() -> Settings:
-    """Deadlines short enough to wait for."""
-    return Settings(startup_timeout_s=0.5, wake_timeout_s=20, max_clients=1000)
+    """Deadlines that no client misses on a machine that does other things as well."""
+    return Settings(startup_timeout_s=60, wake_timeout_s=60, max_clients=1000)
 
 
 @pytest.fixture

@@ -373,6 +373,12 @@ class Client:
         host, port = self.writer.get_extra_info("sockname")[:2]
         return host, port
 
+    @property
+    def was_reset(self) -> bool:
+        """Whether the connection's end was a reset, after whatever came before it."""
+        error: int = self.writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        return error != 0
+
     def send(self, data: bytes) -> None:
         self.writer.write(data)
 

@@ -134,24 +134,6 @@ async def test_tls_alert_answers_a_direct_handshake(gateway: RunningGateway, end
     assert endpoint.entered == 0
 
 
-async def test_client_is_cut_off_when_it_sends_nothing(gateway: RunningGateway, endpoint: FakeEndpoint) -> None:
-    async with connected(gateway.open(endpoint)) as client:
-        assert await client.read_to_end() == b""
-    assert endpoint.entered == 0
-
-
-async def test_client_is_cut_off_when_it_dribbles(gateway: RunningGateway, endpoint: FakeEndpoint) -> None:
-    async with connected(gateway.open(endpoint)) as client:
-        ended = asyncio.create_task(client.wait_until_cut_off(), name="end")
-        for byte in startup(user="a" * 9000):
-            client.send(bytes([byte]))
-            done, _ = await asyncio.wait([ended], timeout=0.01)
-            if done:
-                break
-        await ended
-    assert endpoint.entered == 0
-
-
 async def test_client_is_told_and_cut_off_when_it_sends_garbage(
     gateway: RunningGateway, endpoint: FakeEndpoint
 ) -> None:
@@ -178,21 +160,6 @@ async def scan(port: int) -> None:
         socket.create_connection(("127.0.0.1", port)).close()
     async with connected(port) as client:
         assert await client.read_to_end() == b""
-
-
-async def test_nothing_happens_when_a_port_scan_only_connects(gateway: RunningGateway, endpoint: FakeEndpoint) -> None:
-    with capture_logs() as logs:
-        await scan(gateway.open(endpoint))
-    assert endpoint.entered == 0
-    assert {line["log_level"] for line in logs} <= {"debug"}
-
-
-async def test_engine_is_not_troubled_when_a_port_scan_only_connects(
-    gateway: RunningGateway, endpoint: FakeEndpoint, engine: FakeEngine, entrance: Entrance
-) -> None:
-    endpoint.runs(entrance)
-    await scan(gateway.open(endpoint))
-    assert (endpoint.entered, engine.relayed, engine.peers) == (0, 0, [])
 
 
 async def test_nothing_is_woken_when_a_client_speaks_nonsense_after_the_cluster_went_to_sleep(
@@ -367,6 +334,47 @@ async def test_client_is_told_after_the_answer_about_encryption_when_the_engine_
         client.send(startup())
         assert (await client.read_error())["C"] == "57P03"
     assert (endpoint.present, endpoint.sessions) == (0, 0)
+
+
+class TestSilence:
+    """Clients that do not say what they want, before a gateway that does not wait long."""
+
+    @pytest.fixture
+    def settings(self) -> Settings:
+        return Settings(startup_timeout_s=0.2)
+
+    async def test_client_is_cut_off_when_it_sends_nothing(
+        self, gateway: RunningGateway, endpoint: FakeEndpoint
+    ) -> None:
+        async with connected(gateway.open(endpoint)) as client:
+            assert await client.read_to_end() == b""
+        assert endpoint.entered == 0
+
+    async def test_client_is_cut_off_when_it_dribbles(self, gateway: RunningGateway, endpoint: FakeEndpoint) -> None:
+        async with connected(gateway.open(endpoint)) as client:
+            ended = asyncio.create_task(client.wait_until_cut_off(), name="end")
+            for byte in startup(user="a" * 9000):
+                client.send(bytes([byte]))
+                done, _ = await asyncio.wait([ended], timeout=0.01)
+                if done:
+                    break
+            await ended
+        assert endpoint.entered == 0
+
+    async def test_nothing_happens_when_a_port_scan_only_connects(
+        self, gateway: RunningGateway, endpoint: FakeEndpoint
+    ) -> None:
+        with capture_logs() as logs:
+            await scan(gateway.open(endpoint))
+        assert endpoint.entered == 0
+        assert {line["log_level"] for line in logs} <= {"debug"}
+
+    async def test_engine_is_not_troubled_when_a_port_scan_only_connects(
+        self, gateway: RunningGateway, endpoint: FakeEndpoint, engine: FakeEngine, entrance: Entrance
+    ) -> None:
+        endpoint.runs(entrance)
+        await scan(gateway.open(endpoint))
+        assert (endpoint.entered, engine.relayed, engine.peers) == (0, 0, [])
 
 
 class TestWakeThatNeverEnds:

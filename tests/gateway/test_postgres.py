@@ -70,7 +70,8 @@ def postgres() -> Iterator[Engine]:
             if account.is_other:
                 shutil.chown(own, account.uid, account.gid)
         (folder / "pg_hba.conf").write_text(ACCESS)
-        initdb = [installation / "bin" / "initdb", "-D", folders.data, "-U", "postgres", "-A", "trust", "--no-sync"]
+        options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
+        initdb: list[str | Path] = [installation / "bin" / "initdb", "-D", folders.data, *options]
         commands.run_blocking(initdb, account=account, timeout_s=60)
         yield cleanup.enter_context(serving(installation, folders, account))
 
