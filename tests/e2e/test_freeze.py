@@ -155,7 +155,7 @@ def test_hundred_sessions_stay_and_the_one_that_speaks_is_answered(server: Serve
 def test_session_in_a_transaction_or_at_work_is_never_frozen(server: Server) -> None:
     with psycopg.connect(server.url()) as idle, psycopg.connect(server.url(), autocommit=True) as busy:
         idle.execute("SELECT 1")
-        wait_until(lambda: "work" in server.show()["awake_reason"], "it is seen that a session works")
+        wait_until(lambda: "within a transaction: 1" in server.show()["awake_reason"], "its transaction is seen")
         busy.execute("SELECT pg_sleep(1.5)")
         assert "1008" not in server.events()
         idle.rollback()
@@ -246,7 +246,7 @@ def test_connection_beside_the_endpoint_thaws_it(server: Server, session: psycop
     url = psycopg.conninfo.make_conninfo(server.url(), port=port)
     with psycopg.connect(url) as beside:
         assert one(beside, "SELECT 1") == 1
-        assert server.show()["sessions"] == 2
+        wait_until(lambda: server.show()["sessions"] == 2, "it is counted")
 
 
 def test_cluster_that_never_freezes_does_not(server: Server) -> None:

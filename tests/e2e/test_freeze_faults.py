@@ -65,7 +65,7 @@ def test_session_goes_on_with_the_next_server_when_the_keeper_died_as_well(serve
 
 
 def test_freezing_goes_on_when_the_keeper_was_killed(server: Server) -> None:
-    server.allow("the keeper")
+    server.allow("there is no keeper", "the engine cannot be frozen")
     server.start()
     with psycopg.connect(server.url(), autocommit=True) as connection:
         server.wait_for("frozen")
@@ -109,11 +109,15 @@ def test_no_descriptor_is_lost_over_many_sleeps(server: Server) -> None:
     with psycopg.connect(server.url(), autocommit=True) as connection:
         postmaster = server.wait_for("frozen")["engine_pid"]
         pids = (server.process.pid, postmaster, connection.info.backend_pid)
-        before = [count_descriptors(pid) for pid in pids]
-        for _ in range(300):
+        counts: list[list[int]] = []
+        for number in range(300):
             assert connection.execute("SELECT 1").fetchone() == (1,)
             server.wait_for("frozen")
-        assert [count_descriptors(pid) for pid in pids] == before
+            # A session opens what it needs with its first statements, and a request to the API takes one for a moment.
+            if number > 20:
+                counts.append([count_descriptors(pid) for pid in pids])
+        for early, late in zip(zip(*counts[:100], strict=True), zip(*counts[-100:], strict=True), strict=True):
+            assert max(late) <= max(early)
 
 
 class Client(threading.Thread):

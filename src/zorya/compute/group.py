@@ -43,7 +43,7 @@ def examine(way: Way | None, hierarchies: Sequence[Hierarchy] | None = None) -> 
     memory = next((one for one in usable if _counts_memory(one)), None)
     return Grouping(
         freezer=chosen,
-        freezer_reason=_freezer_reason(chosen, way, [one for one in seen if _way(one) is not None]),
+        freezer_reason=_freezer_reason(chosen, way, [one for one in seen if way in {None, _way(one)} and _way(one)]),
         memory=memory,
         memory_reason=f"It is counted and reclaimed in {memory.own}." if memory else _no_memory_reason(seen),
     )
@@ -71,6 +71,8 @@ def _freezer_reason(chosen: Hierarchy | None, way: Way | None, seen: Sequence[Hi
         return "Engines are frozen by SIGSTOP, as the setting freezer says."
     if seen:
         return "Engines are frozen by SIGSTOP: this user may not make control groups."
+    if way is not None:
+        return "Engines are frozen by SIGSTOP: this host has no freezer of the kind that the setting freezer names."
     return "Engines are frozen by SIGSTOP: this host has no freezer."
 
 
@@ -78,6 +80,29 @@ def _no_memory_reason(seen: Sequence[Hierarchy]) -> str:
     if any(one.version == 2 for one in seen):
         return "No memory controller is delegated to groups below Zorya's own."
     return "There is no memory controller that Zorya may use."
+
+
+def thaw_found(name: str, pid: int) -> None:
+    """Let an engine go on that an earlier server froze, in whichever of the ways that one used. Idempotent."""
+    identity = procfs.read_identity(pid)
+    if identity is None:
+        return
+    ways = [(Way.SIGNALS, "")]
+    for hierarchy in cgroups.of_this_process():
+        way, folder = _way(hierarchy), cgroups.group_of(pid, hierarchy)
+        if way is not None and folder is not None and folder.name == name:
+            ways.append((way, str(folder)))
+    for way, path in ways:
+        found = Freezer(way=way, folder=path, pid=pid, start_ticks=identity.start_ticks)
+        if freezer.is_begun(found):
+            freezer.thaw(found)
+
+
+def remove_left(grouping: Grouping, name: str) -> None:
+    """Remove the folders of a group whose processes have all ended; those of a group that has some stay."""
+    for hierarchy in (grouping.freezer, grouping.memory):
+        if hierarchy is not None:
+            _try_remove(hierarchy.own / name)
 
 
 class ProcessGroup:

@@ -195,7 +195,8 @@ class ClusterOwner:
         """What keeps a running cluster from freezing, as a sentence; empty when nothing does, or it does not run."""
         if self.record.compute is not Compute.RUNNING or self.record.freeze_after_s is None or self._live is None:
             return ""
-        return self._live.freeze_problem or (self._live.quiet.busy if self._live.quiet is not None else "")
+        busy = self._live.quiet.busy if self._live.quiet is not None else ""
+        return busy or self._live.freeze_problem
 
     @property
     def operation(self) -> OperationView | None:
@@ -463,6 +464,7 @@ class ClusterOwner:
             return
         found = self._runner.find_running(self.record)
         if found is None:
+            self._runner.remove_group(self.record)
             self.record = replace(self.record, process=None)
             return
         live, entrance = found
@@ -473,6 +475,8 @@ class ClusterOwner:
             return
         self._entrance = entrance
         cause = Cause.FOUND_READY if entrance else Cause.FOUND_STARTING
+        if entrance:
+            await self._look()  # so that its sessions are known from the beginning
         if self.record.compute is not Compute.RESUMING or entrance:
             await self._change_compute(cause, f"It is process {live.process.pid}.")
 

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from zorya.compute import group, vigil
+from zorya.compute import group, procfs, vigil
 from zorya.compute.freezer import Way
 from zorya.core import account, errors
 from zorya.core.findings import Finding, FindingState
@@ -95,6 +95,10 @@ def _account(settings: Settings) -> Finding:
         return _finding("engine user", f"{found.name if found else os.geteuid()}: Zorya does not run as root.")
     if found is None:
         return _finding("engine user", f"{settings.engine_user} is missing; `zorya up` makes it.")
+    try:
+        procfs.check_sight(found)
+    except errors.HostProblem as error:
+        return _finding("engine user", error.message, error.hint, state=FindingState.MISSING)
     return _finding("engine user", f"{found.name} (uid {found.uid}).")
 
 
@@ -131,7 +135,8 @@ def _descriptors() -> Finding:
     number = "unlimited" if hard == resource.RLIM_INFINITY else str(hard)
     return _finding(
         "descriptors",
-        f"{number} open files for this process; a relayed session takes two, a frozen one takes one.",
+        f"{number} open files for this process; a relayed session takes two, a frozen one takes one, a frozen cluster "
+        "four more.",
         "Raise the hard limit (ulimit -Hn, or LimitNOFILE= in a systemd unit)." if few else "",
     )
 
@@ -172,13 +177,13 @@ def _watching() -> Finding:
     if problem:
         return _finding(
             "sessions",
-            f"Engines with open sessions are not frozen: this kernel gives no sockets away ({problem}).",
+            f"Engines are not frozen: this kernel gives no sockets away, so nobody could wake them ({problem}).",
             "Linux 5.6 or newer, and a container's seccomp profile that allows pidfd_getfd, are needed.",
         )
     if os.geteuid() != 0 and _YAMA.exists() and int(_YAMA.read_text()) > 0:
         return _finding(
             "sessions",
-            "Engines with open sessions are frozen, but for those that an earlier server has started.",
+            "Engines are frozen, but for those that an earlier server has started.",
             f"Set kernel.yama.ptrace_scope to 0 ({_YAMA}) to have those frozen too.",
         )
     return _finding("sessions", "Engines are frozen with their sessions open.")

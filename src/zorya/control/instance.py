@@ -6,7 +6,7 @@ import shutil
 import socket
 from pathlib import Path
 
-from zorya.compute import leftovers, logfile
+from zorya.compute import group, leftovers, logfile
 from zorya.compute.group import Grouping, ProcessGroup
 from zorya.compute.processes import EngineProcess, Launch
 from zorya.control.installed import Installed
@@ -119,15 +119,18 @@ class InstanceRunner:
         process = EngineProcess.take_over(pid, folder=folders.data, known=record.process)
         if process is None:
             return None
-        live = self._alive(record, process)
-        live.thaw()
-        return live, self.entrance(record, process)
+        group.thaw_found(_group_name(record), process.pid)
+        return self._alive(record, process), self.entrance(record, process)
+
+    def remove_group(self, record: ClusterRecord) -> None:
+        """Remove the control groups that an engine left which ended while no server was there."""
+        group.remove_left(self._grouping, _group_name(record))
 
     def _alive(self, record: ClusterRecord, process: EngineProcess) -> LiveEngine:
         folders = self._home.of_cluster(record.id)
-        group = ProcessGroup.enclose(self._grouping, f"zorya-{record.id}", process.identity)
+        enclosed = ProcessGroup.enclose(self._grouping, _group_name(record), process.identity)
         watcher = functools.partial(self._engine.watcher, folders)
-        return LiveEngine(record.name, process, group, new_watcher=watcher, clock=self._clock)
+        return LiveEngine(record.name, process, enclosed, new_watcher=watcher, clock=self._clock)
 
     async def await_ready(self, record: ClusterRecord, process: EngineProcess) -> Address:
         """Wait until the engine serves clients and answer its address. Waits for ever if the process ends."""
@@ -212,6 +215,10 @@ class InstanceRunner:
             max_capacity=record.max_capacity,
             library=self._library_for_start(),
         )
+
+
+def _group_name(record: ClusterRecord) -> str:
+    return f"zorya-{record.id}"
 
 
 def _free_port() -> int:

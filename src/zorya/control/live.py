@@ -5,7 +5,6 @@
 
 import asyncio
 from collections.abc import Callable, Set
-from math import inf
 
 from zorya.compute import procfs
 from zorya.compute.group import ProcessGroup
@@ -21,7 +20,7 @@ LOOK_EVERY_S = 0.5
 """How often it is seen whether an engine's processes have come or gone: one small file is read."""
 
 LISTEN_EVERY_S = 5.0
-"""How often it is seen whether a signal waits for a frozen session, such as that of its own timer."""
+"""How often it is seen whether a signal waits for a frozen process, such as that of a session's own timer."""
 
 FREEZE_AGAIN_S = 5.0
 """How long no freeze is tried, at least, after one that failed."""
@@ -173,15 +172,8 @@ class LiveEngine:
             if hindrance:
                 raise errors.FreezeFailed(hindrance)
             why = await self._freeze(ports, stir)
-        except errors.FreezeFailed as error:
-            why = error.message
-            if why != self.freeze_problem:
-                _log.warning("the engine cannot be frozen", cluster=self._cluster, error=str(error))
-            self.freeze_problem = why
-            self.freeze_blocked_until_s = self._clock.monotonic_s() + FREEZE_AGAIN_S
         except errors.EngineProblem as error:
-            why = error.message
-            self.freeze_blocked_until_s = self._clock.monotonic_s() + FREEZE_AGAIN_S
+            why = self._note_failure(error)
         finally:
             self.is_freezing = False
         if why:
@@ -191,8 +183,16 @@ class LiveEngine:
         self.freeze_problem = ""
         self.is_reclaimed = False
         self.frozen_at_s = self._clock.monotonic_s()
-        self.look_at_s = self.frozen_at_s + LISTEN_EVERY_S if self.sessions(0) else inf
+        self.look_at_s = self.frozen_at_s + LISTEN_EVERY_S
         return ""
+
+    def _note_failure(self, error: errors.EngineProblem) -> str:
+        """Keep what was in the way of a freeze, and try none for a while. What the host cannot do is warned of once."""
+        if isinstance(error, errors.FreezeFailed) and error.message != self.freeze_problem:
+            _log.warning("the engine cannot be frozen", cluster=self._cluster, error=str(error))
+        self.freeze_problem = error.message
+        self.freeze_blocked_until_s = self._clock.monotonic_s() + FREEZE_AGAIN_S
+        return error.message
 
     async def _freeze(self, ports: Set[int], stirred: Callable[[str], None]) -> str:
         """Take sockets and their counters, have it said that the engine rests, freeze it, compare the counters.
@@ -226,9 +226,8 @@ class LiveEngine:
     def _not_at_rest_since(self, before: Quiet | None) -> str:
         if self.quiet is None or before is None:
             return "It was not looked at."
-        if self.quiet.busy:
-            return self.quiet.busy
-        return "" if self.quiet.since_s == before.since_s else "A session did something."
+        at_rest = self.quiet.since_s is not None and self.quiet.since_s == before.since_s
+        return "" if at_rest else self.quiet.busy or "A session did something."
 
     def thaw(self) -> None:
         """Let it go on, and give its sockets back. Never waits; may be repeated."""

@@ -16,7 +16,7 @@ class Quiet:
     since_s: float | None
     """Since when it has been at rest; None while it is not."""
     busy: str
-    """What keeps it from resting, as a sentence; empty while it rests."""
+    """What keeps it from resting, as a sentence; empty while it rests, or has just written what it did."""
 
 
 def follow(before: Quiet | None, seen: Activity, now_s: float) -> Quiet:
@@ -26,9 +26,8 @@ def follow(before: Quiet | None, seen: Activity, now_s: float) -> Quiet:
     and the position tell that. A rest that began between two looks began when the last session had finished, or at the
     earlier look.
     """
-    busy = seen.busy or ("" if seen.log_flushed else "Its log is not on the disk yet.")
     since_s: float | None
-    if busy:
+    if seen.busy or not seen.log_flushed:
         since_s = None
     elif before is None or before.log_position != seen.log_position:
         since_s = now_s
@@ -37,4 +36,4 @@ def follow(before: Quiet | None, seen: Activity, now_s: float) -> Quiet:
     else:
         # The engine's figure is of the wall clock, which may have jumped: it counts no further than the earlier look.
         since_s = max(before.seen_s, now_s - max(0.0, seen.idle_s or 0.0))
-    return Quiet(seen_s=now_s, mark=seen.mark, log_position=seen.log_position, since_s=since_s, busy=busy)
+    return Quiet(seen_s=now_s, mark=seen.mark, log_position=seen.log_position, since_s=since_s, busy=seen.busy)

@@ -27,6 +27,7 @@ SELECT pg_catalog.array_agg(pid),
        pg_catalog.count(*) FILTER (
            WHERE is_session AND (state IS DISTINCT FROM 'idle' OR wait_event IS DISTINCT FROM 'ClientRead')
        ),
+       pg_catalog.count(*) FILTER (WHERE is_session AND state LIKE 'idle in transaction%'),
        pg_catalog.min(backend_type) FILTER (
            WHERE backend_type NOT IN ('client backend', 'walsender') AND wait_event_type IS DISTINCT FROM 'Activity'
        ),
@@ -45,7 +46,7 @@ engine rests. Parallel and autovacuum workers and a checkpoint under way do not,
 never `idle`. (PostgreSQL manual, "Wait Events of Type Activity" and "Client".)
 """
 
-_Row = tuple[list[int], list[int], int, int, str | None, str | None, float | None, int, bool]
+_Row = tuple[list[int], list[int], int, int, int, str | None, str | None, float | None, int, bool]
 
 
 class Watcher:
@@ -60,12 +61,12 @@ class Watcher:
     async def observe(self, pids: Iterable[int], first: int) -> Activity:
         """See engines.base.Watcher.observe."""
         known = frozenset(pids) - {first}
-        listed, sessions, local, active, worker, newest, idle_s, position, flushed = await self._ask()
+        listed, sessions, local, active, waiting, worker, newest, idle_s, position, flushed = await self._ask()
         newcomers = {pid for pid in known.difference(listed) if not _is_helper(pid)}
         return Activity(
             clients=newcomers.union(sessions),
             helpers=known.union(listed) - newcomers.union(sessions),
-            busy=_busy(active, len(newcomers), worker, local),
+            busy=_busy(active, waiting, len(newcomers), worker, local),
             mark=f"{len(sessions)} {newest}",
             idle_s=idle_s,
             log_position=position,
@@ -93,11 +94,14 @@ class Watcher:
             await connection.close()
 
 
-def _busy(active: int, newcomers: int, worker: str | None, local: int) -> str:
+def _busy(active: int, waiting: int, newcomers: int, worker: str | None, local: int) -> str:
+    """Say what keeps it from resting. `active` sessions do not rest; `waiting` of them wait within a transaction."""
     if newcomers:
         return "A client is being let in."
-    if active:
-        return f"{active} of its sessions work{'s' if active == 1 else ''}."
+    if active > waiting:
+        return f"Sessions that are at work: {active - waiting}."
+    if waiting:
+        return f"Sessions that wait within a transaction: {waiting}."
     if worker:
         return f"Its {worker} works."
     return "A session of the host's administrator is open beside the endpoint." if local else ""
