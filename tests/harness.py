@@ -147,7 +147,7 @@ class Server:
 
     def events(self, name: str = "main") -> list[str]:
         """Answer the kinds of the cluster's events, without their common beginning."""
-        events = self.api.events(name, after=0, limit=1000, wait_s=0)
+        events = self.api.events(name, after=0, limit=1000, wait_s=0, sleep=True)
         return [event["kind"].removeprefix("ZORYA-EVENT-") for event in events]
 
     def wait_for(self, compute: str, name: str = "main", within_s: float = 30) -> Any:

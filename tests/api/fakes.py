@@ -13,6 +13,7 @@ from pathlib import Path
 
 from zorya.api.serve import Api
 from zorya.api.server_control import ServerStatus
+from zorya.control.events import EventKind
 from zorya.control.view import ClusterView, CreateRequest, Credentials, EventView, OperationView
 from zorya.core import errors, ids
 from zorya.core.findings import Finding, FindingState
@@ -113,12 +114,13 @@ class FakeClusters:
         del self._clusters[cluster.name]
         await self.happen(cluster.name, "The cluster is deleted.")
 
-    async def events(self, name: str | None, *, after: int, limit: int) -> Sequence[EventView]:
-        return [event for event in self._events if event.seq > after and name in {None, event.cluster}][-limit:]
+    async def events(self, name: str | None, *, after: int, limit: int, sleep: bool) -> Sequence[EventView]:
+        shown = [event for event in self._events if sleep or event.category != "sleep"]
+        return [event for event in shown if event.seq > after and name in {None, event.cluster}][-limit:]
 
-    async def next_events(self, name: str | None, *, after: int) -> Sequence[EventView]:
+    async def next_events(self, name: str | None, *, after: int, sleep: bool) -> Sequence[EventView]:
         async with self._news:
-            while not (found := await self.events(name, after=after, limit=1000)):
+            while not (found := await self.events(name, after=after, limit=1000, sleep=sleep)):
                 self.someone_waits.set()
                 await self._news.wait()
             return found
@@ -127,7 +129,7 @@ class FakeClusters:
         """Have this cluster, in place of the one of its name."""
         self._clusters[cluster.name] = cluster
 
-    async def happen(self, cluster: str, message: str) -> None:
+    async def happen(self, cluster: str, message: str, kind: EventKind = EventKind.RESUMED) -> None:
         """Record an event."""
         async with self._news:
             self._events.append(
@@ -135,8 +137,8 @@ class FakeClusters:
                     seq=10 * (len(self._events) + 1),
                     at=NOW,
                     cluster=cluster,
-                    kind="ZORYA-EVENT-0148",
-                    category="notification",
+                    kind=kind.id,
+                    category=kind.category,
                     message=message,
                 )
             )
@@ -274,6 +276,7 @@ async def _serve(home: Path) -> None:
     clusters.put(a_busy_cluster("busy"))
     clusters.put(a_frozen_cluster("cold"))
     await clusters.happen("busy", "User \x1b[2Jmallory\nwas refused.")
+    await clusters.happen("cold", "The cluster is frozen.", EventKind.FROZEN)
     server = FakeServer(home, clusters)
     api = Api(server=server, clusters=clusters, token=TOKEN, socket_path=home / "run" / "zorya.sock", port=0)
     async with asyncio.TaskGroup() as tasks:

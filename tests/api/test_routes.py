@@ -9,6 +9,7 @@ import structlog
 from api.fakes import a_busy_cluster, a_frozen_cluster, a_request
 from api.served import Served
 from zorya.api import schemas
+from zorya.control.events import EventKind
 from zorya.control.view import CreateRequest
 from zorya.core import errors
 from zorya.core.model import EngineKind
@@ -167,6 +168,7 @@ async def test_a_bug_is_logged_once_and_not_shown_when_a_handler_fails(
         ("GET", f"/v1/events?after={2**63}", 400, "invalid_input"),
         ("GET", "/v1/events?wait=61", 400, "invalid_input"),
         ("GET", "/v1/events?limit=0", 400, "invalid_input"),
+        ("GET", "/v1/events?sleep=deeply", 400, "invalid_input"),
     ],
 )
 async def test_the_error_form_is_kept_when_nothing_is_there(
@@ -260,3 +262,22 @@ async def test_events_are_the_newest_in_order_when_there_are_more_than_the_limit
     response = await served.unix.get("/v1/events", params={"cluster": "main", "limit": 2, "after": 10})
     assert [event["message"] for event in response.json()["events"]] == ["Event 2.", "Event 3."]
     assert (await served.unix.get("/v1/events", params={"after": 50})).json() == {"events": []}
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({}, ["It froze.", "It thawed."]),
+        ({"sleep": True}, ["It froze.", "It thawed."]),
+        ({"sleep": False}, ["First.", "Second."]),
+    ],
+)
+async def test_freezes_and_thaws_are_among_the_events_unless_they_are_not_wanted(
+    served: Served, asked: dict[str, bool], told: list[str]
+) -> None:
+    await served.clusters.happen("main", "First.")
+    await served.clusters.happen("main", "Second.")
+    await served.clusters.happen("main", "It froze.", EventKind.FROZEN)
+    await served.clusters.happen("main", "It thawed.", EventKind.THAWED)
+    response = await served.unix.get("/v1/events", params={"limit": 2, **asked})
+    assert [event["message"] for event in response.json()["events"]] == told

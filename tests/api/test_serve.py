@@ -14,6 +14,7 @@ import uvloop
 from api.fakes import TOKEN, FakeClusters, FakeServer
 from api.served import Served
 from zorya.api.serve import GRACE_S, Api
+from zorya.control.events import EventKind
 from zorya.core import errors
 
 DEADLINE_S = 10
@@ -61,6 +62,17 @@ async def test_the_unix_socket_is_private_and_needs_no_token(served: Served) -> 
 async def test_a_wait_ends_when_an_event_happens(served: Served) -> None:
     await served.clusters.happen("main", "Before.")
     asked = asyncio.create_task(served.unix.get("/v1/events", params={"after": 10, "wait": 60}, timeout=DEADLINE_S))
+    await asyncio.wait_for(served.clusters.someone_waits.wait(), DEADLINE_S)
+    await served.clusters.happen("main", "Now.")
+    assert [event["message"] for event in (await asked).json()["events"]] == ["Now."]
+
+
+async def test_a_wait_goes_on_when_a_freeze_happens_and_freezes_are_not_wanted(served: Served) -> None:
+    query = {"wait": 60, "sleep": False}
+    asked = asyncio.create_task(served.unix.get("/v1/events", params=query, timeout=DEADLINE_S))
+    await asyncio.wait_for(served.clusters.someone_waits.wait(), DEADLINE_S)
+    served.clusters.someone_waits.clear()
+    await served.clusters.happen("main", "It froze.", EventKind.FROZEN)
     await asyncio.wait_for(served.clusters.someone_waits.wait(), DEADLINE_S)
     await served.clusters.happen("main", "Now.")
     assert [event["message"] for event in (await asked).json()["events"]] == ["Now."]

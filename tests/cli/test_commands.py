@@ -255,6 +255,13 @@ def test_events_are_lines_and_json(zorya: Command) -> None:
     assert json.loads(zorya("events", "--json", "--limit", "1").stdout)[0]["cluster"] == "busy"
 
 
+def test_events_have_freezes_and_thaws_when_all_are_asked_for(zorya: Command) -> None:
+    assert zorya("events", "cold").stdout == ""
+    assert zorya("events", "cold", "--all").stdout == "2026-02-03 09:00:00  cold  The cluster is frozen.\n"
+    assert [event["seq"] for event in json.loads(zorya("events", "--all", "--json").stdout)] == [10, 20, 30]
+    assert json.loads(zorya("events", "--all", "--json", "--limit", "1").stdout)[0]["category"] == "sleep"
+
+
 def test_events_follow_until_interrupted(zorya: Command) -> None:
     with zorya.start("events", "main", "--follow", "--json") as following:
         assert following.stdout is not None

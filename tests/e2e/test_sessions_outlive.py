@@ -143,3 +143,10 @@ def cancel_when_it_runs(server: Server, connection: psycopg.Connection) -> None:
     sql = f"SELECT count(*) FROM pg_stat_activity WHERE pid = {connection.info.backend_pid} AND wait_event = 'PgSleep'"
     wait_until(lambda: server.query(sql) == [(1,)], "the statement runs")
     connection.cancel_safe()
+
+
+def test_pause_right_after_the_last_client_has_left_is_not_refused(server: Server) -> None:
+    for _ in range(10):
+        server.query("SELECT 1")
+        server.api.pause("main", force=False)
+        assert server.show()["compute"] == "stopped"

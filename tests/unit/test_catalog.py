@@ -65,7 +65,7 @@ async def test_record_and_event_are_there_when_the_file_is_opened_again(path: Pa
         revision = await first.replace(changed, revision=revision, events=[event(EventKind.CREATED)])
     with closing(Catalog.open(path)) as second:
         assert await second.load() == [(changed, revision)]
-        (found,) = await second.events("main", after=0, limit=10)
+        (found,) = await second.events("main", after=0, limit=10, sleep=True)
         assert (found.kind, found.at) == ("ZORYA-EVENT-0170", NOW)
         assert found.message.endswith("Because.")
     assert path.stat().st_mode & 0o777 == 0o600
@@ -77,7 +77,7 @@ async def test_replace_is_refused_at_another_revision_and_writes_nothing(catalog
     with pytest.raises(errors.RevisionConflict):
         await catalog.replace(replace(RECORD, reason="x"), revision=revision, events=[event(EventKind.CREATED)])
     assert await catalog.load() == [(RECORD, revision + 1)]
-    assert await catalog.events(None, after=0, limit=10) == []
+    assert await catalog.events(None, after=0, limit=10, sleep=True) == []
 
 
 async def test_name_and_port_belong_to_one_cluster(catalog: Catalog) -> None:
@@ -92,16 +92,16 @@ async def test_deleted_record_goes_and_its_events_stay(catalog: Catalog) -> None
     revision = await catalog.insert(RECORD)
     await catalog.replace(replace(RECORD, status=Status.DELETED), revision=revision, events=[event(EventKind.DELETED)])
     assert await catalog.load() == []
-    assert len(await catalog.events("main", after=0, limit=10)) == 1
+    assert len(await catalog.events("main", after=0, limit=10, sleep=True)) == 1
 
 
 async def test_events_are_in_the_order_in_which_they_were_written_when_the_clock_jumps_back(catalog: Catalog) -> None:
     for hours in (0, -1, 2, -3):
         await catalog.add_event(event(EventKind.PAUSED, NOW + timedelta(hours=hours)))
-    found = await catalog.events(None, after=0, limit=10)
+    found = await catalog.events(None, after=0, limit=10, sleep=True)
     assert [one.at for one in found] == [NOW + timedelta(hours=hours) for hours in (0, -1, 2, -3)]
     assert [one.seq for one in found] == sorted(one.seq for one in found)
-    newest = await catalog.events(None, after=found[1].seq, limit=1)
+    newest = await catalog.events(None, after=found[1].seq, limit=1, sleep=True)
     assert newest == found[-1:]
 
 
@@ -109,7 +109,7 @@ async def test_old_events_are_pruned_and_their_numbers_not_given_again(catalog: 
     await catalog.add_event(event(EventKind.PAUSED, NOW - timedelta(days=15)))
     await catalog.prune_events(before=NOW - timedelta(days=14))
     await catalog.add_event(event(EventKind.RESUMED))
-    (found,) = await catalog.events(None, after=0, limit=10)
+    (found,) = await catalog.events(None, after=0, limit=10, sleep=True)
     assert found.seq == 2
 
 
@@ -157,7 +157,7 @@ async def test_file_of_the_first_format_is_brought_up_to_date(path: Path) -> Non
         connection.execute("PRAGMA user_version = 1")
     with closing(Catalog.open(path)) as opened:
         assert await opened.load() == [(replace(RECORD, freeze_after_s=10.0), 1)]
-        assert len(await opened.events(None, after=0, limit=10)) == 1
+        assert len(await opened.events(None, after=0, limit=10, sleep=True)) == 1
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (catalogs.FORMAT,)
 
@@ -170,8 +170,28 @@ async def test_only_the_newest_of_frequent_events_are_kept(catalog: Catalog) -> 
         await catalog.add_event(event(EventKind.THAWED))
     await catalog.add_event(replace(event(EventKind.FROZEN), cluster="other"))
     await catalog.thin_out_events("main", frequent, keep=20)
-    assert len(await catalog.events("main", after=0, limit=100)) == 11
+    assert len(await catalog.events("main", after=0, limit=100, sleep=True)) == 11
     await catalog.thin_out_events("main", frequent, keep=3)
-    kept = [one.kind for one in await catalog.events("main", after=0, limit=100)]
+    kept = [one.kind for one in await catalog.events("main", after=0, limit=100, sleep=True)]
     assert kept == ["ZORYA-EVENT-0148", "ZORYA-EVENT-1009", "ZORYA-EVENT-1008", "ZORYA-EVENT-1009"]
-    assert len(await catalog.events("other", after=0, limit=100)) == 1
+    assert len(await catalog.events("other", after=0, limit=100, sleep=True)) == 1
+
+
+async def test_freezes_and_thaws_are_left_out_and_do_not_count_when_they_are_not_asked_for(catalog: Catalog) -> None:
+    kinds = [EventKind.RESUMED, EventKind.FROZEN, EventKind.PAUSING, EventKind.THAWED, EventKind.FROZEN]
+    for kind in kinds:
+        await catalog.add_event(event(kind))
+    found = await catalog.events(None, after=0, limit=2, sleep=False)
+    assert [one.kind for one in found] == [EventKind.RESUMED.id, EventKind.PAUSING.id]
+    assert await catalog.events("main", after=found[-1].seq, limit=2, sleep=False) == []
+    every = await catalog.events("main", after=0, limit=10, sleep=True)
+    assert [(one.kind, one.category) for one in every] == [(kind.id, kind.category) for kind in kinds]
+
+
+async def test_freezes_are_left_out_when_they_were_written_before_they_had_a_category(path: Path) -> None:
+    with closing(Catalog.open(path)) as opened:
+        await opened.add_event(event(EventKind.FROZEN))
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE events SET category = 'notification'")
+    with closing(Catalog.open(path)) as opened:
+        assert await opened.events(None, after=0, limit=10, sleep=False) == []

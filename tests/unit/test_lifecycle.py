@@ -87,6 +87,7 @@ PAUSING = replace(AWAKE, compute=Compute.PAUSING)
         (replace(AWAKE, idle_s=9e9, pause_after_s=None), Action.REST),
         (replace(AWAKE, sessions=1, idle_s=0), Action.REST),
         (replace(AWAKE, sessions=1, stop_wish=StopWish.WHEN_UNUSED), Action.DROP_PAUSE),
+        (replace(AWAKE, sessions=1, stop_wish=StopWish.WHEN_UNUSED, look_in_s=0), Action.LOOK),
         (replace(AWAKE, stop_wish=StopWish.WHEN_UNUSED), Action.BEGIN_PAUSE),
         (replace(AWAKE, sessions=1, stop_wish=StopWish.NOW), Action.BEGIN_PAUSE),
         (replace(AWAKE, process=Process.ENDED), Action.NOTE_EXIT),

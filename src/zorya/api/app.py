@@ -130,11 +130,15 @@ def _event_routes(clusters: Clusters, polls: LongPolls) -> APIRouter:
         wait: Annotated[
             float, Query(ge=0, le=60, allow_inf_nan=False, description="Seconds to wait for an event if there is none.")
         ] = 0,
+        sleep: Annotated[
+            bool, Query(description="Whether freezes and thaws, the category `sleep`, are among them.")
+        ] = True,
     ) -> schemas.EventList:
         """What happened, oldest first. To follow, ask again with `after` set to the last `seq` and a `wait`."""
-        found = await clusters.events(cluster, after=after, limit=limit)
+        found = await clusters.events(cluster, after=after, limit=limit, sleep=sleep)
         if not found and wait:
-            found = await polls.wait(clusters.next_events(cluster, after=after), seconds=wait, otherwise=())
+            news = clusters.next_events(cluster, after=after, sleep=sleep)
+            found = await polls.wait(news, seconds=wait, otherwise=())
         return schemas.EventList(events=[schemas.Event.model_validate(one) for one in found[-limit:]])
 
     return routes

@@ -87,9 +87,12 @@ class Api:
         """Remove the cluster with its data."""
         self._ask("DELETE", _path(name), timeout_s=None)
 
-    def events(self, cluster: str | None, *, after: int, limit: int, wait_s: float) -> list[wire.Event]:
-        """Answer the newest `limit` events after `after`, oldest first; wait up to `wait_s` when there is none."""
-        query: dict[str, str | int | float] = {"after": after, "limit": limit, "wait": wait_s}
+    def events(self, cluster: str | None, *, after: int, limit: int, wait_s: float, sleep: bool) -> list[wire.Event]:
+        """Answer the newest `limit` events after `after`, oldest first; wait up to `wait_s` when there is none.
+
+        Freezes and thaws are events only with `sleep`.
+        """
+        query: dict[str, str | int | float] = {"after": after, "limit": limit, "wait": wait_s, "sleep": int(sleep)}
         if cluster is not None:
             query["cluster"] = cluster
         path = f"/v1/events?{urlencode(query)}"

@@ -21,27 +21,31 @@ def show_events(
         str | None, typer.Argument(help="Only this cluster's, which may be deleted.", show_default=False)
     ] = None,
     *,
+    everything: Annotated[bool, typer.Option("--all", help="Freezes and thaws too.")] = False,
     follow: Annotated[bool, typer.Option("--follow", help="Then print new ones as they happen.")] = False,
     limit: Annotated[int, typer.Option(help="How many of the newest to print.", min=1, max=_MOST)] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """Show what happened, oldest first. JSON is a list, but one object a line with --follow."""
+    """Show what happened but freezes and thaws, oldest first. JSON is a list, but one object a line with --follow."""
     api = context.ensure_object(Invocation).api
-    past = api.events(name, after=0, limit=limit, wait_s=0)
+    past = api.events(name, after=0, limit=limit, wait_s=0, sleep=everything)
     if as_json and not follow:
         output.print_json(past)
         return
     for event in past:
         _print_event(event, as_json=as_json)
     if follow:
-        for event in following(api, name, after=past[-1]["seq"] if past else 0):
+        for event in following(api, name, after=past[-1]["seq"] if past else 0, sleep=everything):
             _print_event(event, as_json=as_json)
 
 
-def following(api: Api, name: str | None, *, after: int) -> Iterator[wire.Event]:
-    """Yield each event after `after` as it happens. Ends only by the client's errors, such as ServerUnreachable."""
+def following(api: Api, name: str | None, *, after: int, sleep: bool) -> Iterator[wire.Event]:
+    """Yield each event after `after` as it happens, freezes and thaws only with `sleep`.
+
+    Ends only by the client's errors, such as ServerUnreachable.
+    """
     while True:
-        for event in api.events(name, after=after, limit=_MOST, wait_s=_WAIT_S):
+        for event in api.events(name, after=after, limit=_MOST, wait_s=_WAIT_S, sleep=sleep):
             after = event["seq"]
             yield event
 

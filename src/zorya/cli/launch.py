@@ -39,7 +39,7 @@ class _Console:
         self._tellers: list[threading.Thread] = []
 
     def open(self) -> None:
-        """Announce the server and show events from now on. Returns at once."""
+        """Announce the server and show events, but for freezes and thaws, from now on. Returns at once."""
         self._begin(self._tell_all)
 
     def tell_stopping(self, awake: int) -> None:
@@ -62,14 +62,14 @@ class _Console:
         # Nobody may be reading any more, which is no reason to stop the server; its end is the other way out.
         with contextlib.suppress(BrokenPipeError, errors.ServerUnreachable):
             api = self._invocation.api
-            latest = api.events(None, after=0, limit=1, wait_s=0)
+            latest = api.events(None, after=0, limit=1, wait_s=0, sleep=True)
             announce(self._invocation)
             down = self._invocation.command("down")
             output.say(f"Ctrl-C, or `{down}`, puts every cluster to sleep and stops the server.")
             if not sys.stdout.isatty():
                 return  # the log tells the same
             output.say()
-            for event in events.following(api, None, after=latest[-1]["seq"] if latest else 0):
+            for event in events.following(api, None, after=latest[-1]["seq"] if latest else 0, sleep=False):
                 output.say(output.event_line(event))
 
 

@@ -6,6 +6,7 @@ etcd would have the same methods.
 """
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +52,9 @@ CREATE TABLE events (
 ) STRICT;
 CREATE INDEX events_of_cluster ON events (cluster, seq);
 """
+
+_SLEEP_KINDS = json.dumps([kind.id for kind in EventKind if kind.category == "sleep"])
+"""They are told by their kind, since those that were written before there was this category have another."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,14 +166,18 @@ class Catalog:
 
         await self._run(write)
 
-    async def events(self, cluster: str | None, *, after: int, limit: int) -> Sequence[EventView]:
-        """Answer the newest `limit` events with a higher `seq` than `after`, oldest first; None is every cluster's."""
+    async def events(self, cluster: str | None, *, after: int, limit: int, sleep: bool) -> Sequence[EventView]:
+        """Answer the newest `limit` events with a higher `seq` than `after`, oldest first; None is every cluster's.
+
+        Those of the category sleep are among them, and count, only with `sleep`.
+        """
 
         def read() -> list[EventView]:
             rows = self._connection.execute(
                 "SELECT seq, at, cluster, kind, category, message FROM events"
-                " WHERE seq > ? AND (? IS NULL OR cluster = ?) ORDER BY seq DESC LIMIT ?",
-                (after, cluster, cluster, limit),
+                " WHERE seq > ? AND (? IS NULL OR cluster = ?)"
+                " AND (? OR kind NOT IN (SELECT value FROM json_each(?))) ORDER BY seq DESC LIMIT ?",
+                (after, cluster, cluster, sleep, _SLEEP_KINDS, limit),
             ).fetchall()
             return [
                 EventView(

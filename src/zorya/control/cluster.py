@@ -35,6 +35,9 @@ _log = logging.get("zorya.control")
 RETRY_S = 2.0
 """How long the owner waits before it repeats a step that failed and has to be done."""
 
+LEAVING_S = 0.5
+"""How long a session may take to end after its client has left, before a pause by hand is refused for it."""
+
 _OPERATIONS = {
     Action.BUILD: ("create", "making the data folder"),
     Action.START: ("resume", "starting the engine"),
@@ -222,16 +225,27 @@ class ClusterOwner:
 
     async def pause(self, *, force: bool) -> None:
         """Stop the engine and wait until it has stopped; see facade.Clusters.pause."""
-        if self.sessions and not force:
+        if not force and not await self._becomes_unused():
             raise self._busy()
         if self._is_down():
             return
+        if self._live is not None:
+            self._live.look_soon()
         stops = self._stops
         self._stop_wish = StopWish.NOW if force else StopWish.WHEN_UNUSED
         self._changed.set()
         await self._until(lambda: self._stop_wish is StopWish.NONE)
         if self._stops == stops and not self._is_down():
             raise self._busy()
+
+    async def _becomes_unused(self) -> bool:
+        """Whether there is no session, or none any more in a moment: one whose client has just left takes its time."""
+        deadline = self._clock.monotonic_s() + LEAVING_S
+        while self.sessions:
+            if self._clock.monotonic_s() > deadline:
+                return False
+            await asyncio.sleep(0.01)
+        return True
 
     def _is_down(self) -> bool:
         return self.record.compute in {Compute.STOPPED, Compute.FAILED}

@@ -28,8 +28,8 @@ class EventKind(Enum):
     STOP_FORCED = _Kind(1005, "failure", "The engine did not stop in time and was stopped by force.")
     ENDPOINT_FAILED = _Kind(1006, "failure", "The endpoint cannot listen.")
     ENDPOINT_RESTORED = _Kind(1007, "notification", "The endpoint listens again.")
-    FROZEN = _Kind(1008, "notification", "The cluster is frozen.")
-    THAWED = _Kind(1009, "notification", "The cluster is thawed.")
+    FROZEN = _Kind(1008, "sleep", "The cluster is frozen.")
+    THAWED = _Kind(1009, "sleep", "The cluster is thawed.")
 
     @property
     def id(self) -> str:
@@ -38,7 +38,7 @@ class EventKind(Enum):
 
     @property
     def category(self) -> str:
-        """One of creation, deletion, notification, failure."""
+        """One of creation, deletion, notification, failure, sleep. Those of sleep come by the thousand."""
         return self.value.category
 
     @property

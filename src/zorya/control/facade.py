@@ -38,11 +38,12 @@ class Clusters(Protocol):
     async def delete(self, name: str) -> None:
         """End the cluster and remove its data. Open sessions are ended."""
 
-    async def events(self, name: str | None, *, after: int, limit: int) -> Sequence[EventView]:
+    async def events(self, name: str | None, *, after: int, limit: int, sleep: bool) -> Sequence[EventView]:
         """Answer the newest `limit` events with a higher `seq` than `after`, oldest first; None is every cluster's.
 
-        Events of deleted clusters are kept under their names.
+        Those of the category sleep are among them, and count, only with `sleep`. Events of deleted clusters are kept
+        under their names.
         """
 
-    async def next_events(self, name: str | None, *, after: int) -> Sequence[EventView]:
+    async def next_events(self, name: str | None, *, after: int, sleep: bool) -> Sequence[EventView]:
         """Like `events`, but wait until there is at least one."""

@@ -231,17 +231,21 @@ class Fleet:
         self._doors.close(owner.record.port)
         await owner.delete()
 
-    async def events(self, name: str | None, *, after: int, limit: int) -> Sequence[EventView]:
+    async def events(self, name: str | None, *, after: int, limit: int, sleep: bool) -> Sequence[EventView]:
         """See facade.Clusters.events."""
-        return await self._catalog.events(self._event_name(name), after=after, limit=limit)
+        return await self._catalog.events(self._event_name(name), after=after, limit=limit, sleep=sleep)
 
-    async def next_events(self, name: str | None, *, after: int) -> Sequence[EventView]:
+    async def next_events(self, name: str | None, *, after: int, sleep: bool) -> Sequence[EventView]:
         """See facade.Clusters.next_events."""
+        cluster = self._event_name(name)
         while True:
             told = self._told
-            found = await self._catalog.events(self._event_name(name), after=after, limit=1000)
+            newest = await self._catalog.events(cluster, after=after, limit=1, sleep=True)
+            found = await self._catalog.events(cluster, after=after, limit=1000, sleep=sleep) if newest else ()
             if found:
                 return found
+            if newest:
+                after = newest[-1].seq  # so that freezes and thaws are passed over once, not again with each event
             await told.wait()
 
     def _event_name(self, name: str | None) -> str | None:

@@ -163,6 +163,8 @@ def _while_running(now: Situation) -> Decision:
     if now.process in {Process.ABSENT, Process.ENDED}:
         return Decision(action=Action.NOTE_EXIT, reason="The engine ended without being asked to.")
     if now.stop_wish is StopWish.WHEN_UNUSED and now.sessions:
+        if now.look_in_s <= 0:
+            return Decision(action=Action.LOOK, reason="The last session may have ended.")
         return Decision(action=Action.DROP_PAUSE, reason="A client came first.")
     if now.stop_wish is not StopWish.NONE:
         return Decision(action=Action.BEGIN_PAUSE, reason=_stop_reason(now))

@@ -206,7 +206,7 @@ class Gateway:
             self._admit(door, client, peer)
 
     def _admit(self, door: _Door, client: socket.socket, peer: handoff.Peer) -> None:
-        sockets.prepare_client(client)
+        client.settimeout(0)
         if self._served < self._settings.max_clients:
             self._served += 1
             self._start(door, client, peer, turned_away=False)

@@ -40,6 +40,7 @@ def _open_listener(address: Address) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        _set_up_for_clients(listener)
         listener.bind((address.host, address.port))
         listener.listen(BACKLOG)
     except OSError as error:
@@ -74,14 +75,13 @@ def _explain(error: OSError, address: Address) -> errors.ZoryaError:
             return errors.HostProblem(f"Listening on {address} failed: {error.strerror}.")
 
 
-def prepare_client(client: socket.socket) -> None:
-    """Set up an accepted connection: non-blocking, without Nagle's delay, and probed while it is silent."""
-    client.settimeout(0)
-    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
-    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
-    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+def _set_up_for_clients(listener: socket.socket) -> None:
+    """Have accepted connections without Nagle's delay, and probed while silent: they inherit the listener's options."""
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
 
 
 def new_engine_socket(address: Address) -> socket.socket:
