@@ -28,10 +28,9 @@ def server(stopped_server: Server) -> Server:
 @pytest.mark.parametrize("step", ["begun", "done"])
 def test_sessions_go_on_when_the_server_is_killed_at_a_step_of_the_freeze(server: Server, step: str) -> None:
     server.start()
-    server.query("SELECT 1")
-    server.kill()
-    server.start(ZORYA_FAILPOINTS=f"freeze.{step}=kill")
     with psycopg.connect(server.url(), autocommit=True) as connection:
+        server.kill()
+        server.begin(ZORYA_FAILPOINTS=f"freeze.{step}=kill")
         server.wait_killed()
         # No server is there: the keeper has thawed the engine, and the session is the engine's own.
         assert connection.execute("SELECT 1").fetchone() == (1,)
@@ -80,15 +79,15 @@ def test_freezing_goes_on_when_the_keeper_was_killed(server: Server) -> None:
 
 
 def test_engine_goes_on_awake_when_no_descriptor_is_left(server: Server) -> None:
-    # Enough for the server and a few clients, not for the sockets of eighty sessions.
-    server.command = ["/bin/sh", "-c", 'ulimit -n 64; exec "$0" "$@"', sys.executable, "-m", "zorya"]
+    # Enough for the server and a few clients, not for the sockets of a hundred sessions.
+    server.command = ["/bin/sh", "-c", 'ulimit -n 100; exec "$0" "$@"', sys.executable, "-m", "zorya"]
     server.allow("the engine cannot be frozen")
     server.start()
-    connections = [psycopg.connect(server.url(), autocommit=True) for _ in range(80)]
+    connections = [psycopg.connect(server.url(), autocommit=True) for _ in range(100)]
     try:
         wait_until(lambda: "Too many open files" in server.show()["awake_reason"], "it is said what is missing")
-        assert [one.execute("SELECT 1").fetchone() for one in connections] == [(1,)] * 80
-        assert server.show()["sessions"] == 80
+        assert [one.execute("SELECT 1").fetchone() for one in connections] == [(1,)] * 100
+        assert server.show()["sessions"] == 100
         assert "1008" not in server.events()[-1:]
         for connection in connections[5:]:
             connection.close()

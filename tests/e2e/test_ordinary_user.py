@@ -30,11 +30,15 @@ NOT_NEEDED = shutil.ignore_patterns(
 )
 
 
+# What `setpriv` starts is found with root's rights; what that starts in turn is not.
+TRIAL = "import subprocess, sys, zorya.server, zorya.cli.main; subprocess.run([sys.executable, '-c', ''], check=True)"
+
+
 def can_import(command: list[str], path: str) -> bool:
-    """Whether this Python, run as the other user, finds Zorya and all that it needs."""
+    """Whether this Python, run as the other user, finds Zorya and all that it needs, and can start itself."""
     environment = {"PYTHONPATH": path, "PATH": os.defpath}
     asked = subprocess.run(
-        [*command, "-c", "import zorya.server, zorya.cli.main"],
+        [*command, "-c", TRIAL],
         capture_output=True,
         env=environment,
         cwd="/",

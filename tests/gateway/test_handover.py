@@ -207,7 +207,7 @@ async def test_no_client_is_lost_when_the_engine_is_stuck_for_a_while(
         clients = await held_clients(stack, gateway.open(endpoint), MORE_THAN_A_QUEUE)
         await eventually(lambda: endpoint.present == MORE_THAN_A_QUEUE, "all are held")
         endpoint.starts(inlet)
-        await eventually(lambda: engine.inlet_is_full, "the queue is full")
+        await eventually(lambda: engine.has_mail, "clients wait in the inlet")
         assert (endpoint.sessions, engine.first) == (0, [])
         engine.go_on()
         for client in clients:
@@ -226,7 +226,7 @@ async def test_every_client_is_told_when_it_was_being_handed_over(
     port = gateway.open(endpoint)
     async with contextlib.AsyncExitStack() as stack:
         clients = await held_clients(stack, port, MORE_THAN_A_QUEUE)
-        await eventually(lambda: engine.inlet_is_full, "the queue is full")
+        await eventually(lambda: engine.has_mail, "clients wait in the inlet")
         await eventually(lambda: endpoint.present == MORE_THAN_A_QUEUE, "all are being handed over")
         if ends == "the engine ends":
             engine.end_with_its_mail()

@@ -130,6 +130,7 @@ def _event_routes(clusters: Clusters, polls: LongPolls) -> APIRouter:
         wait: Annotated[
             float, Query(ge=0, le=60, allow_inf_nan=False, description="Seconds to wait for an event if there is none.")
         ] = 0,
+        *,
         sleep: Annotated[
             bool, Query(description="Whether freezes and thaws, the category `sleep`, are among them.")
         ] = True,

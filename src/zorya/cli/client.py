@@ -90,7 +90,7 @@ class Api:
     def events(self, cluster: str | None, *, after: int, limit: int, wait_s: float, sleep: bool) -> list[wire.Event]:
         """Answer the newest `limit` events after `after`, oldest first; wait up to `wait_s` when there is none.
 
-        Freezes and thaws are events only with `sleep`.
+        Freezes and thaws are among them, count and end the wait only with `sleep`.
         """
         query: dict[str, str | int | float] = {"after": after, "limit": limit, "wait": wait_s, "sleep": int(sleep)}
         if cluster is not None:

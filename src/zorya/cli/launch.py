@@ -39,7 +39,7 @@ class _Console:
         self._tellers: list[threading.Thread] = []
 
     def open(self) -> None:
-        """Announce the server and show events, but for freezes and thaws, from now on. Returns at once."""
+        """Announce the server and show events from now on, without freezes and thaws. Returns at once."""
         self._begin(self._tell_all)
 
     def tell_stopping(self, awake: int) -> None:

@@ -108,6 +108,7 @@ class ClusterOwner:
         # Who is to be told.
         self._changed = asyncio.Event()
         self._settled = asyncio.Condition()
+        self._taken_over = asyncio.Event()
         self._operation: OperationView | None = None
         self._failure: errors.ZoryaError | None = None
         self._retries = False
@@ -214,6 +215,10 @@ class ClusterOwner:
             return None
         return max(0.0, after - self._attendance.idle_s(self._clock.monotonic_s()))
 
+    async def taken_over(self) -> None:
+        """Wait until it is known what the host has of the cluster."""
+        await self._taken_over.wait()
+
     async def created(self) -> None:
         """Wait until the cluster is available. Raises what kept it from being made, once nothing is left of it.
 
@@ -299,6 +304,7 @@ class ClusterOwner:
 
     async def _look_after(self) -> None:
         await self._take_over()
+        self._taken_over.set()
         while True:
             async with self._settled:
                 self._settled.notify_all()

@@ -117,8 +117,10 @@ class Fleet:
                 await owner.let_go()
 
     async def started(self) -> None:
-        """Wait until `run` is going."""
+        """Wait until `run` is going and every cluster is known as the host has it."""
         await self._started.wait()
+        for owner in list(self._owners.values()):
+            await owner.taken_over()
 
     async def put_all_to_sleep(self) -> None:
         """Stop listening and stop every engine cleanly, ending open sessions. Then nothing is left for `run` to do."""

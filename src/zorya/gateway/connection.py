@@ -38,6 +38,8 @@ class Arrival:
     endpoint: Endpoint
     settings: Settings
     relay: relay.Relay
+    handing_over: asyncio.Semaphore
+    """Held while the client is on its way to its engine."""
 
 
 async def serve(arrival: Arrival) -> None:
@@ -196,8 +198,9 @@ async def _attach_by(way: attach.Way, arrival: Arrival, entrance: Entrance) -> s
     match way:
         case attach.Way.HANDOFF:
             assert entrance.handoff.inlet is not None
-            if not await handoff.hand_over(arrival.client, arrival.peer, entrance.handoff.inlet):
-                raise ConnectionAbortedError("the engine ended before it had the client")
+            async with arrival.handing_over:
+                if not await handoff.hand_over(arrival.client, arrival.peer, entrance.handoff.inlet):
+                    raise ConnectionAbortedError("the engine ended before it had the client")
             return _HandedOver()
         case attach.Way.RELAY:
             return await _open_session(entrance.address, b"")

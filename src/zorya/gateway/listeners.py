@@ -19,6 +19,10 @@ ACCEPTS_PER_TURN = 64
 TURNED_AWAY_AT_ONCE = 64
 """Clients beyond `max_clients` that are read before they are refused; those beyond that get the error unread."""
 
+HANDED_OVER_AT_ONCE = 8
+"""Clients of one port that are on their way to the engine at once. Each takes three descriptors more, and the engine's
+queue holds ten: more of them would all be woken whenever one place in it becomes free."""
+
 ACCEPT_PAUSE_S = 0.25
 """How long a port accepts nothing after accepting failed: the process or the host ran out of descriptors or memory."""
 
@@ -65,6 +69,7 @@ class _Door:
     port: int
     endpoint: Endpoint
     listeners: list[socket.socket]
+    handing_over: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(HANDED_OVER_AT_ONCE))
     resumptions: dict[socket.socket, asyncio.TimerHandle] = field(default_factory=dict)
     """For each listening socket that pauses, what ends the pause."""
 
@@ -221,7 +226,12 @@ class Gateway:
         assert self._group is not None
         assert self._relay is not None
         arrival = connection.Arrival(
-            client=client, peer=peer, endpoint=door.endpoint, settings=self._settings, relay=self._relay
+            client=client,
+            peer=peer,
+            endpoint=door.endpoint,
+            settings=self._settings,
+            relay=self._relay,
+            handing_over=door.handing_over,
         )
         conversation = connection.turn_away(arrival) if turned_away else connection.serve(arrival)
         task = self._group.create_task(conversation, name=f"client of {door.endpoint.name}")
