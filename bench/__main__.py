@@ -1,4 +1,4 @@
-"""`python -m bench [resume|throughput|creation|wake|rest|memory|gap ...]`: all of them where none is named."""
+"""`python -m bench [resume|throughput|creation|wake|hammer|rest|memory|gap ...]`: all of them where none is named."""
 
 import argparse
 import os
@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from bench import creation, gap, memory, rest, results, resume, throughput, wake
+from bench import creation, gap, hammer, memory, rest, results, resume, throughput, wake
 from bench.report import Comparison
 from bench.stage import stage
 
@@ -16,6 +16,7 @@ _BENCHMARKS: dict[str, Callable[..., list[Comparison]]] = {
     "throughput": throughput.measure,
     "creation": creation.measure,
     "wake": wake.measure,
+    "hammer": hammer.measure,
     "rest": rest.measure,
     "memory": memory.measure,
     "gap": gap.measure,
@@ -26,6 +27,7 @@ _QUICK = {
     "throughput": {"turns": 1},
     "creation": {"rounds": 2},
     "wake": {"rounds": 100, "connections": 20},
+    "hammer": {"seconds": 10},
     "rest": {"seconds": 6},
     "memory": {"rounds": 1},
     "gap": {"rounds": 3},

@@ -22,7 +22,7 @@ import uvloop
 from zorya import __version__
 from zorya.api.serve import Api
 from zorya.api.server_control import ServerStatus
-from zorya.compute import group, procfs
+from zorya.compute import group, sight
 from zorya.compute.freezer import Way
 from zorya.control import host
 from zorya.control.catalog import Catalog
@@ -64,7 +64,7 @@ def run(
     with ExitStack() as stack:
         place = Home(home)
         engine_account = account.ensure(settings.engine_user)
-        procfs.check_sight(engine_account)
+        sight.check(engine_account)
         place.ensure(engine_account)
         stack.enter_context(_lock(place))
         catalog = Catalog.open(place.catalog)

@@ -263,12 +263,6 @@ class FakeEngine:
         """Whether a client waits in the inlet."""
         return bool(select.select([self._of_inlet()], [], [], 0)[0])
 
-    @property
-    def inlet_is_full(self) -> bool:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as carrier:
-            carrier.connect(str(self._path))
-            return not select.select([], [carrier], [], 0)[1]
-
     def _of_inlet(self) -> socket.socket:
         assert self._inlet is not None
         return self._inlet

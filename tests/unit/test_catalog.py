@@ -162,16 +162,15 @@ async def test_file_of_the_first_format_is_brought_up_to_date(path: Path) -> Non
         assert connection.execute("PRAGMA user_version").fetchone() == (catalogs.FORMAT,)
 
 
-async def test_only_the_newest_of_frequent_events_are_kept(catalog: Catalog) -> None:
-    frequent = [EventKind.FROZEN, EventKind.THAWED]
+async def test_only_the_newest_freezes_and_thaws_are_kept(catalog: Catalog) -> None:
     await catalog.add_event(event(EventKind.RESUMED))
     for _ in range(5):
         await catalog.add_event(event(EventKind.FROZEN))
         await catalog.add_event(event(EventKind.THAWED))
     await catalog.add_event(replace(event(EventKind.FROZEN), cluster="other"))
-    await catalog.thin_out_events("main", frequent, keep=20)
+    await catalog.thin_out_sleep(keep=20)
     assert len(await catalog.events("main", after=0, limit=100, sleep=True)) == 11
-    await catalog.thin_out_events("main", frequent, keep=3)
+    await catalog.thin_out_sleep(keep=3)
     kept = [one.kind for one in await catalog.events("main", after=0, limit=100, sleep=True)]
     assert kept == ["ZORYA-EVENT-0148", "ZORYA-EVENT-1009", "ZORYA-EVENT-1008", "ZORYA-EVENT-1009"]
     assert len(await catalog.events("other", after=0, limit=100, sleep=True)) == 1

@@ -26,7 +26,7 @@ def show_events(
     limit: Annotated[int, typer.Option(help="How many of the newest to print.", min=1, max=_MOST)] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """Show what happened, oldest first, without freezes and thaws. JSON is a list, or one object a line with --follow."""
+    """Show what happened, oldest first, without freezes and thaws. JSON is a list, one object a line with --follow."""
     api = context.ensure_object(Invocation).api
     past = api.events(name, after=0, limit=limit, wait_s=0, sleep=everything)
     if as_json and not follow:

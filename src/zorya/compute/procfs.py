@@ -5,29 +5,12 @@ import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from zorya.core import errors
-from zorya.core.account import Account
 from zorya.core.model import ProcessIdentity
 
 _PROC = Path("/proc")
 
-_CAP_SYS_PTRACE = 19
-
 _MEANINGFUL = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGALRM, signal.SIGTERM)
 """Signals for which a frozen process is let go: others are the kernel's own news, or wake what would sleep again."""
-
-
-def check_sight(account: Account) -> None:
-    """Raise HostProblem when this process may not see what processes of `account` are doing.
-
-    Without that it could not tell whether an engine still runs on a data folder. Root in a container often lacks the
-    capability (capabilities(7), CAP_SYS_PTRACE; proc(5), access to /proc/PID/cwd).
-    """
-    if account.is_other and not int(_read_status(os.getpid()).get("CapEff", "0"), 16) & 1 << _CAP_SYS_PTRACE:
-        raise errors.HostProblem(
-            f"Zorya runs as root without the capability CAP_SYS_PTRACE: it cannot see the processes of {account.name}.",
-            hint="Give it that (docker run --cap-add SYS_PTRACE), or run it as an ordinary user.",
-        )
 
 
 def read_boot_id() -> str:
@@ -87,6 +70,11 @@ def awaits_signal(pid: int) -> bool:
     values = _read_status(pid)
     pending = int(values.get("SigPnd", "0"), 16) | int(values.get("ShdPnd", "0"), 16)
     return any(pending & 1 << number - 1 for number in _MEANINGFUL)
+
+
+def effective_capabilities() -> int:
+    """Answer this process's effective capabilities as a set of bits (capabilities(7))."""
+    return int(_read_status(os.getpid()).get("CapEff", "0"), 16)
 
 
 def _read_status(pid: int) -> dict[str, str]:

@@ -197,22 +197,17 @@ class Catalog:
 
         await self._run(write)
 
-    async def thin_out_events(self, cluster: str, kinds: Sequence[EventKind], *, keep: int) -> None:
-        """Remove a cluster's events of these kinds, taken together, but for the newest `keep`."""
-        names = [kind.id for kind in kinds]
-        chosen = f"cluster = ? AND kind IN ({', '.join('?' * len(names))})"
+    async def thin_out_sleep(self, *, keep: int) -> None:
+        """Remove each cluster's events of the category sleep but for the newest `keep`."""
 
         def write() -> None:
-            found = self._connection.execute(
-                f"SELECT seq FROM events WHERE {chosen} ORDER BY seq DESC LIMIT 1 OFFSET ?",  # noqa: S608 - marks only
-                (cluster, *names, keep),
-            ).fetchone()
-            if found is not None:
-                with self._connection:
-                    self._connection.execute(
-                        f"DELETE FROM events WHERE {chosen} AND seq <= ?",  # noqa: S608 - marks only
-                        (cluster, *names, found[0]),
-                    )
+            with self._connection:
+                self._connection.execute(
+                    "DELETE FROM events WHERE seq IN (SELECT seq FROM ("
+                    " SELECT seq, row_number() OVER (PARTITION BY cluster ORDER BY seq DESC) AS age FROM events"
+                    " WHERE kind IN (SELECT value FROM json_each(?))) WHERE age > ?)",
+                    (_SLEEP_KINDS, keep),
+                )
 
         await self._run(write)
 

@@ -24,8 +24,7 @@ CAPACITY_STEP = 0.5
 CAPACITY_LIMIT = 256.0
 USERNAME = "zorya"
 
-FREQUENT_EVENTS = (EventKind.FROZEN, EventKind.THAWED)
-FREQUENT_EVENTS_KEPT = 1000
+SLEEP_EVENTS_KEPT = 1000
 """How many of a cluster's freezes and thaws are kept: a cluster that is asked every minute has thousands a day."""
 
 _REOPEN_EVERY_S = 5.0
@@ -173,9 +172,7 @@ class Fleet:
         before = self._clock.now() - timedelta(days=self._settings.event_retention_days)
         try:
             await self._catalog.prune_events(before=before)
-            for owner in list(self._owners.values()):
-                if owner.pid is not None:
-                    await self._catalog.thin_out_events(owner.name, FREQUENT_EVENTS, keep=FREQUENT_EVENTS_KEPT)
+            await self._catalog.thin_out_sleep(keep=SLEEP_EVENTS_KEPT)
         except (errors.DiskFull, errors.HomeUnusable) as error:
             _log.error("old events could not be removed", error=str(error))
 

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from zorya.compute import group, procfs, vigil
+from zorya.compute import group, sight, vigil
 from zorya.compute.freezer import Way
 from zorya.core import account, errors
 from zorya.core.findings import Finding, FindingState
@@ -96,7 +96,7 @@ def _account(settings: Settings) -> Finding:
     if found is None:
         return _finding("engine user", f"{settings.engine_user} is missing; `zorya up` makes it.")
     try:
-        procfs.check_sight(found)
+        sight.check(found)
     except errors.HostProblem as error:
         return _finding("engine user", error.message, error.hint, state=FindingState.MISSING)
     return _finding("engine user", f"{found.name} (uid {found.uid}).")
