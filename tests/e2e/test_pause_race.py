@@ -81,9 +81,10 @@ class Visitor(threading.Thread):
     def run(self) -> None:
         """Visit again and again; what lies between two visits is the load, not a wait for anything."""
         for _ in range(VISITS):
-            # Two of three visits fall around the moment of the pause, which comes after 1 s.
+            # Two of three visits fall around the moment of the pause: 1 s after it is seen, which takes 0.5 s at most,
+            # that the last session has ended.
             near = self.choice.random() < 0.66
-            threading.Event().wait(self.choice.uniform(0.98, 1.15) if near else self.choice.uniform(0, 1.5))
+            threading.Event().wait(self.choice.uniform(0.98, 1.7) if near else self.choice.uniform(0, 1.5))
             for _ in range(self.choice.randint(1, 3)):
                 self.visit()
 

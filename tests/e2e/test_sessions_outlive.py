@@ -41,6 +41,20 @@ def test_client_that_connects_while_no_server_is_there_is_served_by_the_next(ser
         assert client.error() == ""
 
 
+def test_client_that_is_accepted_before_the_next_server_has_found_the_engine_is_served(server: Server) -> None:
+    server.query("SELECT 1")
+    url = server.url()
+    release = server.home.parent / "release"
+    server.kill()
+    with WaitingClient(url) as client:
+        wait_until(lambda: waits_to_be_accepted(server), "the connection is in the queue")
+        server.begin(ZORYA_FAILPOINTS="takeover.found=pause", ZORYA_FAILPOINT_RELEASE=str(release))
+        wait_until(lambda: not waits_to_be_accepted(server), "the server has accepted it")
+        assert release.with_suffix(".reached").exists()
+        release.touch()
+        assert client.error() == ""
+
+
 def waits_to_be_accepted(server: Server) -> bool:
     """Whether a connection to the first endpoint is established that no process has accepted."""
     port = int(server.env["ZORYA_PORT_RANGE"].split("-")[0])

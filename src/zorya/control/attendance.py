@@ -1,5 +1,8 @@
 """Who is at one cluster: clients that want a session, and sessions of the engine. Counting only; time is passed in."""
 
+FORK_S = 0.05
+"""How long an engine may take from having a client to there being a process for it, which a look would see."""
+
 
 class Attendance:
     """The counts that pausing and freezing depend on."""
@@ -11,6 +14,7 @@ class Attendance:
         self.unseen = 0
         """Clients that got their session since the engine was looked at last."""
         self._sessions = 0
+        self._attached_at_s = now_s
         self._idle_since_s = now_s
 
     @property
@@ -22,22 +26,32 @@ class Attendance:
         """Count a visitor in."""
         self.visitors += 1
 
-    def attach(self) -> None:
+    def attach(self, now_s: float) -> None:
         """Note that a visitor has its session; it stays a visitor until it leaves."""
         self.unseen += 1
+        self._attached_at_s = now_s
+
+    def is_unsettled(self, now_s: float) -> bool:
+        """Whether a client was attached so shortly ago that a look that begins now might not show it."""
+        return self.unseen > 0 and now_s - self._attached_at_s < FORK_S
+
+    def seen_by_look_at(self, now_s: float) -> int:
+        """Answer how many of the unseen a look that begins now would show, if they are still there then."""
+        return 0 if self.is_unsettled(now_s) else self.unseen
 
     def leave(self, now_s: float) -> bool:
         """Count a visitor out. Answer whether nobody is there any more."""
         self.visitors -= 1
         return self._is_idle_from(now_s)
 
-    def see(self, sessions: int, *, unseen_before: int, now_s: float) -> bool:
-        """Note the sessions that a look showed, before which `unseen` had that value. Answer whether the last has left.
+    def see(self, sessions: int, *, of_unseen: int, now_s: float) -> bool:
+        """Note the sessions that a look showed. Answer whether the last has left.
 
-        A client that was attached during the look may be among them or not, and stays unseen until the next.
+        `of_unseen` is what `seen_by_look_at` answered when it began. A client that was attached later may be among the
+        sessions or not, and stays unseen until the next look.
         """
-        had = self._sessions + unseen_before
-        self.unseen -= unseen_before
+        had = self._sessions + of_unseen
+        self.unseen -= of_unseen
         self._sessions = sessions
         return had > 0 and self._is_idle_from(now_s)
 

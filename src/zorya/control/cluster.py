@@ -133,7 +133,7 @@ class ClusterOwner:
 
     def attached(self) -> None:
         """Note that a client has its session with the engine, which is to be looked at for it."""
-        self._attendance.attach()
+        self._attendance.attach(self._clock.monotonic_s())
 
     def detached(self) -> None:
         """Note that a session is over, so that the engine is looked at soon."""
@@ -245,9 +245,9 @@ class ClusterOwner:
 
     async def _becomes_unused(self) -> bool:
         """Whether there is no session, or none any more in a moment: one whose client has just left takes its time."""
-        deadline = self._clock.monotonic_s() + LEAVING_S
-        while self.sessions:
-            if self._clock.monotonic_s() > deadline:
+        began_s = self._clock.monotonic_s()
+        while self.sessions or self._attendance.is_unsettled(self._clock.monotonic_s()):
+            if self._clock.monotonic_s() - began_s > LEAVING_S:
                 return False
             await asyncio.sleep(0.01)
         return True
@@ -487,6 +487,7 @@ class ClusterOwner:
             self._runner.remove_group(self.record)
             self.record = replace(self.record, process=None)
             return
+        await failpoints.reached("takeover.found")
         live, entrance = found
         self._log_mark = self._runner.log_mark(self.record)
         self._hold(live, Process.READY if entrance else Process.STARTING)
@@ -499,6 +500,9 @@ class ClusterOwner:
             await self._look()  # so that its sessions are known from the beginning
         if self.record.compute is not Compute.RESUMING or entrance:
             await self._change_compute(cause, f"It is process {live.process.pid}.")
+        if entrance and self._entrance is entrance:
+            # Those who came before it was known that the engine runs.
+            self._waiting.settle(entrance)
 
     # The steps.
 
@@ -551,9 +555,9 @@ class ClusterOwner:
 
     async def _look(self) -> None:
         """See what sessions there are, and whether the engine rests."""
-        live, unseen = self._held(), self._attendance.unseen
+        live, of_unseen = self._held(), self._attendance.seen_by_look_at(self._clock.monotonic_s())
         await live.look(self.record.freeze_after_s)
-        self._attendance.see(live.counted, unseen_before=unseen, now_s=self._clock.monotonic_s())
+        self._attendance.see(live.counted, of_unseen=of_unseen, now_s=self._clock.monotonic_s())
 
     async def _freeze(self, reason: str) -> None:
         """Freeze the engine, unless a client comes first. Those who come meanwhile wait for the outcome."""
@@ -588,7 +592,7 @@ class ClusterOwner:
     async def _cancel_pause(self, reason: str) -> None:
         self._stop_wish = StopWish.NONE
         live, now_s = self._held(), self._clock.monotonic_s()
-        self._attendance.see(self._counted_sessions, unseen_before=0, now_s=now_s)
+        self._attendance.see(self._counted_sessions, of_unseen=0, now_s=now_s)
         self._attendance.begin_idling(now_s)
         self._entrance = self._runner.entrance(self.record, live.process)
         live.look_soon()
