@@ -9,8 +9,13 @@ from pathlib import Path
 import psycopg
 
 from bench import report
-from bench.stage import RECLAIM_AFTER_S, Stage, first_row
+from bench.stage import Stage, first_row
 from zorya.compute import procfs
+
+SETTLE_S = 70
+"""What happens once after a session has fallen silent is over by then: its memory is given back, and timers of its own
+thaw the engine for a moment: one to write statistics (PGSTAT_IDLE_INTERVAL, 10 s), and that of authentication_timeout
+(60 s), which PostgreSQL leaves running and ignores when it fires."""
 
 _PROC = Path("/proc")
 
@@ -33,8 +38,8 @@ def measure(stage: Stage, *, seconds: int = 60, sessions: int = 10) -> list[repo
                 for _ in range(sessions)
             ]
             server.await_frozen("rester")
-            # Its memory is given back first, which costs the server something, once.
-            time.sleep(RECLAIM_AFTER_S + 1)
+            time.sleep(SETTLE_S)
+            server.await_frozen("rester")
             used = _use(stage, seconds)
             if server.api.cluster("rester")["compute"] != "frozen":
                 raise RuntimeError("the cluster did not stay frozen")

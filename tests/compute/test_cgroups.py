@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from freezers import WAYS, skip_unless_there
 from waiting import wait_until
 from zorya.compute import cgroups, freezer, group, procfs
 from zorya.compute.freezer import Freezer, Way
@@ -65,13 +64,6 @@ def test_way_is_signals_when_no_group_can_be_made() -> None:
 
 
 PROGRAM = "sleep 1000 & sh -c 'sleep 1000 & exec sleep 1000' & while :; do sleep 0.01; done"
-
-
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest) -> Way:
-    found = Way(request.param)
-    skip_unless_there(found)
-    return found
 
 
 @pytest.fixture

@@ -10,19 +10,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from freezers import WAYS, skip_unless_there
 from harness import Server, is_gone, running
 from waiting import wait_until
 from zorya.compute.freezer import Way
 
 QUICKLY = "0.05"
-
-
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest) -> Way:
-    found = Way(request.param)
-    skip_unless_there(found)
-    return found
 
 
 @pytest.fixture
