@@ -9,25 +9,22 @@ the same rules go on from there.
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
-from typing import Protocol
 
-from zorya.compute.freezer import Freezer
 from zorya.control import lifecycle, states
 from zorya.control.attendance import Attendance
-from zorya.control.catalog import Catalog, NewEvent
+from zorya.control.catalog import NewEvent
 from zorya.control.events import EventKind
-from zorya.control.instance import InstanceRunner
 from zorya.control.journal import Journal
 from zorya.control.lifecycle import Action, Decision, Process, Situation, StopWish
 from zorya.control.live import LiveEngine
 from zorya.control.record import ClusterRecord
 from zorya.control.states import Cause
+from zorya.control.surroundings import Surroundings
 from zorya.control.view import OperationView
 from zorya.control.waiting import WaitingRoom
 from zorya.core import errors, failpoints, logging
-from zorya.core.clock import Clock
 from zorya.core.model import Compute, Entrance, Handoff, Status
 
 _log = logging.get("zorya.control")
@@ -48,35 +45,6 @@ _OPERATIONS = {
     Action.ERASE: ("delete", "removing the data folder"),
 }
 _INTERRUPTIBLE = frozenset({Action.AWAIT_READY, Action.CHECKPOINT, Action.RECLAIM})
-
-
-class Guard(Protocol):
-    """What thaws engines if this process dies. Never blocks."""
-
-    @property
-    def problem(self) -> str:
-        """Why there is nothing that would thaw an engine, as a sentence; empty when there is."""
-
-    def guard(self, name: str, freezer: Freezer) -> None:
-        """Thaw this engine when this process has ended."""
-
-    def forget(self, name: str) -> None:
-        """The engine is gone."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Surroundings:
-    """What every owner shares with the others."""
-
-    catalog: Catalog
-    clock: Clock
-    runner: InstanceRunner
-    guard: Guard
-    wake_timeout_s: float
-    stop_timeout_s: float
-    reclaim_after_s: float
-    told: Callable[[], None]
-    """Called after each event that was written."""
 
 
 class ClusterOwner:

@@ -7,11 +7,12 @@ from typing import Protocol
 from urllib.parse import quote
 
 from zorya.control.catalog import Catalog
-from zorya.control.cluster import ClusterOwner, Guard, Surroundings
+from zorya.control.cluster import ClusterOwner
 from zorya.control.events import EventKind
 from zorya.control.installed import Installed
 from zorya.control.instance import InstanceRunner
 from zorya.control.record import ClusterRecord
+from zorya.control.surroundings import Guard, Surroundings
 from zorya.control.view import ClusterView, CreateRequest, Credentials, EventView
 from zorya.core import errors, ids, logging
 from zorya.core.clock import Clock

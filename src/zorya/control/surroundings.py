@@ -1,0 +1,39 @@
+"""What the owners of all clusters share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from zorya.compute.freezer import Freezer
+from zorya.control.catalog import Catalog
+from zorya.control.instance import InstanceRunner
+from zorya.core.clock import Clock
+
+
+class Guard(Protocol):
+    """What thaws engines if this process dies. Never blocks."""
+
+    @property
+    def problem(self) -> str:
+        """Why there is nothing that would thaw an engine, as a sentence; empty when there is."""
+
+    def guard(self, name: str, freezer: Freezer) -> None:
+        """Thaw this engine when this process has ended."""
+
+    def forget(self, name: str) -> None:
+        """The engine is gone."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Surroundings:
+    """What every owner shares with the others."""
+
+    catalog: Catalog
+    clock: Clock
+    runner: InstanceRunner
+    guard: Guard
+    wake_timeout_s: float
+    stop_timeout_s: float
+    reclaim_after_s: float
+    told: Callable[[], None]
+    """Called after each event that was written."""
