@@ -40,6 +40,14 @@ def read_state(pid: int) -> str | None:
     return chr(stat[stat.rindex(b")") + 2])
 
 
+def has_memory(pid: int) -> bool:
+    """Whether the process has not given up its memory yet, as it does early while it ends."""
+    try:
+        return bool((_PROC / str(pid) / "cmdline").read_bytes())
+    except OSError:
+        return False
+
+
 def tree(pid: int) -> list[int]:
     """Answer the process and all its descendants, parents before their children.
 

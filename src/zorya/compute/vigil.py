@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from zorya.compute import procfs
 from zorya.core import errors
 
 _PROC = Path("/proc")
@@ -137,13 +138,20 @@ class Vigil:
         except ProcessLookupError:
             return  # `what_came` notices that it is gone
         try:
-            for number, _ in _sockets_of(pid):
-                with contextlib.suppress(ProcessLookupError, _Closed), contextlib.ExitStack() as given:
-                    sock = given.enter_context(_duplicate(pidfd, number))
-                    if self._keep(sock, ports):
-                        given.pop_all()
+            self._take_all(pid, pidfd, ports)
+        except PermissionError:
+            # Of a process that is just ending the kernel shows nothing any more; `what_came` notices its end.
+            if procfs.has_memory(pid):
+                raise
         finally:
             os.close(pidfd)
+
+    def _take_all(self, pid: int, pidfd: int, ports: Collection[int]) -> None:
+        for number, _ in _sockets_of(pid):
+            with contextlib.suppress(ProcessLookupError, _Closed), contextlib.ExitStack() as given:
+                sock = given.enter_context(_duplicate(pidfd, number))
+                if self._keep(sock, ports):
+                    given.pop_all()
 
     def _keep(self, sock: socket.socket, ports: Collection[int]) -> bool:
         """Keep the socket if it is one to be watched; answer whether it is."""

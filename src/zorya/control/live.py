@@ -230,7 +230,12 @@ class LiveEngine:
         return "" if at_rest else self.quiet.busy or "A session did something."
 
     def thaw(self) -> None:
-        """Let it go on, and give its sockets back. Never waits; may be repeated."""
+        """Let it go on if it was frozen here, and give its sockets back. Never waits; may be repeated.
+
+        What somebody else has stopped stays so: that is none of Zorya's business.
+        """
+        if self._vigil is None and not self.is_freezing:
+            return
         self.group.thaw()
         vigil, self._vigil = self._vigil, None
         if vigil is not None:
