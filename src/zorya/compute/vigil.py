@@ -11,6 +11,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import resource
 import select
 import socket
 import struct
@@ -29,6 +30,9 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _TCP_INFO_BYTES = 136
 _BYTES_RECEIVED = struct.Struct("=128xQ")
 """tcpi_bytes_received in struct tcp_info (linux/tcp.h, since Linux 4.1)."""
+
+SPARE_DESCRIPTORS = 16
+"""How many descriptors are left, at least, for the clients and requests that come meanwhile; a twentieth of many."""
 
 SPOKE = "A client sent something."
 LEFT = "A client closed its connection."
@@ -55,6 +59,8 @@ class Vigil:
         self._doors: dict[int, socket.socket] = {}
         """Sockets at which newcomers arrive: the engine's listening ones and its inlet."""
         self._unread = False
+        self._room = 0
+        """How many sockets may still be taken."""
         self._epoll: select.epoll | None = None
 
     @classmethod
@@ -68,6 +74,7 @@ class Vigil:
         vigil._pids = frozenset(pids)
         vigil._first = first
         try:
+            vigil._room = _free_descriptors()
             for pid in pids:
                 vigil._take_from(pid, ports)
             vigil._first_sockets = frozenset(inode for _, inode in _sockets_of(first))
@@ -152,6 +159,9 @@ class Vigil:
                 sock = given.enter_context(_duplicate(pidfd, number))
                 if self._keep(sock, ports):
                     given.pop_all()
+                    self._room -= 1
+                if self._room < 0:
+                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     def _keep(self, sock: socket.socket, ports: Collection[int]) -> bool:
         """Keep the socket if it is one to be watched; answer whether it is."""
@@ -191,6 +201,13 @@ def _duplicate(pidfd: int, number: int) -> socket.socket:
             raise _Closed
         raise OSError(code, os.strerror(code))
     return socket.socket(fileno=made)
+
+
+def _free_descriptors() -> int:
+    """Answer how many descriptors may be taken without leaving too few for everything else; negative if none."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = sum(1 for _ in (_PROC / "self/fd").iterdir())
+    return limit - used - max(SPARE_DESCRIPTORS, limit // 20)
 
 
 def _sockets_of(pid: int) -> Iterator[tuple[int, int]]:
