@@ -20,7 +20,7 @@ from zorya.core.model import ProcessIdentity
 _log = logging.get("zorya.compute")
 
 _POLL_S = 0.0005
-_REMOVE_WITHIN_S = 1.0
+_REMOVE_WITHIN_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -194,7 +194,7 @@ class ProcessGroup:
                 return
 
     async def remove(self) -> None:
-        """Remove the group's folders once no process is in them any more; leaves them after a second. Idempotent."""
+        """Remove the group's folders once the kernel has cleared them, or leave them after some seconds. Idempotent."""
         folders = [Path(self.freezer.folder)] if self.freezer.folder else []
         folders += [self._memory] if self._memory else []
         deadline = asyncio.get_running_loop().time() + _REMOVE_WITHIN_S
@@ -234,7 +234,10 @@ def _adopt(folder: Path, pid: int) -> None:
 
 async def _remove(folder: Path, deadline: float) -> None:
     loop = asyncio.get_running_loop()
-    while not _try_remove(folder) and loop.time() < deadline:  # noqa: ASYNC110 - the kernel tells nobody
+    while not _try_remove(folder):
+        if loop.time() > deadline:
+            _log.info("a control group is not removed, something is still in it", group=str(folder))
+            return
         await asyncio.sleep(0.01)
 
 
