@@ -25,12 +25,16 @@ from zorya.core.model import Status
 
 _T = TypeVar("_T")
 
-FORMAT = 2
+FORMAT = 3
 """Rises when the file's form changes. A file of a higher format is left alone, one of a lower is brought up to it."""
 
 _UPGRADES = {
     # Clusters have a delay after which they freeze; those that were made before get the default.
     1: "UPDATE clusters SET record = json_set(record, '$.freeze_after_s', 10.0);",
+    # Clusters say who may come. Before, whoever reached their port could.
+    2: "UPDATE clusters SET record = json_set(record, '$.next_password', null, '$.access', json_object("
+    "'allow', json_array('0.0.0.0/0', '::/0'), 'require_tls', json('false'), 'wake_on', 'authenticated',"
+    " 'max_clients', null));",
 }
 """For each earlier format, what makes it the next."""
 

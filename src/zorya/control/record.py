@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from zorya.core.model import Compute, EngineKind, Mode, ProcessIdentity, Secret, Status
+from zorya.core.model import Access, Compute, EngineKind, Mode, ProcessIdentity, Secret, Status, WakeOn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +29,9 @@ class ClusterRecord:
     freeze_after_s: float | None
     username: str
     password: Secret
+    next_password: Secret | None
+    """Set from when a new password was chosen until the engine has it."""
+    access: Access
     database: str
     created_at: datetime
     process: ProcessIdentity | None
@@ -39,6 +42,7 @@ def to_json(record: ClusterRecord) -> str:
     """Write the record, password included: the catalog is readable by Zorya's own user only."""
     values = asdict(record)
     values["password"] = record.password.value
+    values["next_password"] = record.next_password.value if record.next_password else None
     values["created_at"] = record.created_at.isoformat()
     return json.dumps(values)
 
@@ -47,12 +51,20 @@ def from_json(text: str) -> ClusterRecord:
     """Read what `to_json` wrote. Raises ValueError, KeyError or TypeError for anything else."""
     values: dict[str, Any] = json.loads(text)
     process = values.pop("process")
+    next_password = values.pop("next_password")
+    access = values.pop("access")
     return ClusterRecord(
         engine=EngineKind(values.pop("engine")),
         mode=Mode(values.pop("mode")),
         status=Status(values.pop("status")),
         compute=Compute(values.pop("compute")),
         password=Secret(values.pop("password")),
+        next_password=Secret(next_password) if next_password is not None else None,
+        access=Access(
+            allow=tuple(access.pop("allow")),
+            wake_on=WakeOn(access.pop("wake_on")),
+            **access,
+        ),
         created_at=datetime.fromisoformat(values.pop("created_at")),
         process=ProcessIdentity(**process) if process else None,
         **values,

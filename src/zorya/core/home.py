@@ -19,6 +19,11 @@ class ClusterFolders:
     socket: Path
 
     @property
+    def identities(self) -> Path:
+        """Who may log in, as known when the engine stopped; there only while that is certain."""
+        return self.root / "identities.json"
+
+    @property
     def inlet(self) -> Path:
         """The socket at which a running engine takes clients' connections from Zorya."""
         return self.socket / "inlet"
@@ -86,6 +91,11 @@ class Home:
         return self.root / "templates"
 
     @property
+    def tls(self) -> Path:
+        """The certificate authority, and the server's certificate and key."""
+        return self.root / "tls"
+
+    @property
     def clusters(self) -> Path:
         """One folder a cluster, named by its id."""
         return self.root / "clusters"
@@ -120,6 +130,7 @@ class Home:
                 files.ensure_folder(folder, mode=passage, group=account)
             files.ensure_folder(self.engines, mode=0o750 if account.is_other else 0o700, group=account)
             files.ensure_folder(self.server_log.parent, mode=0o700)
+            files.ensure_folder(self.tls, mode=0o700)
             probe = self.run / f".writable-{os.getpid()}"
             probe.write_bytes(b"x")
             probe.unlink()

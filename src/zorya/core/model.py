@@ -60,6 +60,31 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+class WakeOn(StrEnum):
+    """Who may start the engine of a stopped cluster."""
+
+    AUTHENTICATED = "authenticated"
+    """A client that has proved to Zorya who it is."""
+    ANY = "any"
+    """Whoever asks for a session; the engine then asks who it is."""
+
+
+LOOPBACK = ("127.0.0.0/8", "::1/128")
+"""The networks from which clients may come unless a cluster says otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Access:
+    """Who may come to a cluster, and how; checked before anything is woken."""
+
+    allow: tuple[str, ...] = LOOPBACK
+    """Networks in CIDR notation from which clients may come."""
+    require_tls: bool = False
+    wake_on: WakeOn = WakeOn.AUTHENTICATED
+    max_clients: int | None = None
+    """The most clients at once; None leaves it to the engine and to the server's own limit."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Handoff:
     """Whether an engine takes clients' connections from Zorya, and where."""
@@ -77,6 +102,10 @@ class Entrance:
     address: Address
     """Where it listens on this host, for the relay."""
     handoff: Handoff
+    speaks_tls: bool
+    """Whether the engine itself does TLS, for clients that ask for it first."""
+    speaks_direct_tls: bool
+    """Whether it does so also for clients that begin with the handshake (PostgreSQL 17 and newer)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -80,7 +80,11 @@ class Settings(BaseSettings):
         default=7399,
         ge=0,
         le=65535,
-        description="Loopback TCP port of the REST API; 0 takes any free one. If it is taken, any free one is used.",
+        description="TCP port of the REST API; 0 takes any free one. If it is taken, any free one is used.",
+    )
+    api_bind: str = Field(
+        default="127.0.0.1",
+        description="Address on which the REST API listens. One that is not loopback is served over TLS alone.",
     )
     pause_after: Annotated[int | None, BeforeValidator(parse_delay)] = Field(
         default=300,
@@ -133,8 +137,49 @@ class Settings(BaseSettings):
     max_clients: int = Field(
         default=10000,
         ge=1,
-        description="Client connections that the gateway holds at once, all clusters together; "
-        "more get an error at once.",
+        description="Clients at once, all clusters together, whether Zorya holds them or their engines do; "
+        "more get an error.",
+    )
+    max_handshakes: int = Field(
+        default=512,
+        ge=8,
+        description="Clients at once that have not yet said who they are, all clusters together. When one more comes, "
+        "the one that has taken longest is cut off.",
+    )
+    login_delay_max_s: float = Field(
+        default=5,
+        ge=0,
+        le=60,
+        description="The longest that a client is kept waiting because logins from its address, or to its role, have "
+        "failed; 0 keeps nobody waiting.",
+    )
+    domain: str = Field(
+        default="zorya.localhost",
+        pattern=r"^[a-z0-9]([a-z0-9-]{0,62})(\.[a-z0-9]([a-z0-9-]{0,62}))*$",
+        description="Domain below which each cluster has its name, `CLUSTER.DOMAIN`: the server certificate is good "
+        "for all of them, and the shared port knows a cluster by it.",
+    )
+    tls_cert_file: Path | None = Field(
+        default=None,
+        description="PEM file with the server certificate, and those that lead to its root, to use in place of "
+        "Zorya's own; needs tls_key_file. Loaded again when it changes.",
+    )
+    tls_key_file: Path | None = Field(default=None, description="PEM file with the key of tls_cert_file, unencrypted.")
+    tls_names: Annotated[list[str], NoDecode, BeforeValidator(_split_addresses)] = Field(
+        default=[],
+        description="More names and addresses for which the server certificate is to be good, separated by commas.",
+    )
+    tls_min_version: Literal["1.0", "1.1", "1.2", "1.3"] = Field(
+        default="1.2",
+        description="The oldest version of TLS that clients may use. 1.0 and 1.1 are broken and only for clients that "
+        "cannot do better.",
+    )
+    shared_port: int = Field(
+        default=0,
+        ge=0,
+        le=65535,
+        description="A port that serves all clusters: the client says which one by the name it connects to "
+        "(`CLUSTER.DOMAIN`, with TLS) or in its options. Usually 5432; 0 opens none.",
     )
     postgres: Path | None = Field(
         default=None,

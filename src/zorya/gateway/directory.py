@@ -2,7 +2,8 @@
 
 from typing import Protocol
 
-from zorya.core.model import Entrance
+from zorya.core.identity import Identities
+from zorya.core.model import Access, Entrance
 
 
 class Endpoint(Protocol):
@@ -35,6 +36,32 @@ class Endpoint(Protocol):
     @property
     def is_up(self) -> bool:
         """Whether there is an engine that serves clients, be it frozen: to wake it costs next to nothing."""
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether a start of the engine is under way already: one more client that waits for it wakes nothing."""
+
+    @property
+    def access(self) -> Access:
+        """Who may come, and how."""
+
+    @property
+    def identities(self) -> Identities | None:
+        """Who may log in while the engine is stopped or stopping; None when that is not known and the engine must say.
+
+        They are those of an engine that is up no more: ask only when it neither is up nor starts.
+        """
+
+    @property
+    def engine_major(self) -> int:
+        """The major version of the engine, whether or not it runs."""
+
+    @property
+    def sessions(self) -> int:
+        """Clients that have a session with the engine, and those that wait for theirs. Quick enough for each client."""
+
+    def login_failed(self, address: str, role: str) -> None:
+        """Note that the gateway turned down a login; those that the engine turns down it notes by itself."""
 
     def running(self) -> Entrance | None:
         """Answer how to get into the engine if it runs now and is not frozen, else None. Never wakes, never blocks."""
