@@ -6,6 +6,7 @@ leaves the engines running. SIGKILL does the latter, too: the next server takes 
 
 import asyncio
 import fcntl
+import ipaddress
 import json
 import os
 import resource
@@ -35,13 +36,16 @@ from zorya.core import settings as settings_module
 from zorya.core.clock import Clock, SystemClock
 from zorya.core.findings import Finding
 from zorya.core.home import Home
-from zorya.core.model import Compute, EngineKind, Handoff, Secret
+from zorya.core.model import LOOPBACK, Address, Compute, EngineKind, Handoff, Secret, WakeOn
 from zorya.core.settings import Settings
 from zorya.engines import handoff
+from zorya.engines.base import TlsFiles
 from zorya.engines.postgres.engine import Postgres
 from zorya.gateway import attach
 from zorya.gateway.listeners import Gateway
 from zorya.keeper.client import Keeper
+from zorya.trust.certificates import Certificates, CertificateView
+from zorya.trust.identity import ServerIdentity
 
 FIRST_CLUSTER = "main"
 
@@ -124,9 +128,16 @@ class Server:
             username=USERNAME,
             setting=settings.postgres,
         )
+        self._certificates = Certificates.open(home.tls, settings, now=clock.now())
         self._installed = Installed(engine)
         self._keeper = Keeper(home.run, log=home.keeper_log, keep_s=settings.keep_endpoints_s)
-        self._gateway = Gateway(settings, keep=self._keeper, kept=self._keeper.join())
+        self._gateway = Gateway(
+            settings,
+            keep=self._keeper,
+            kept=self._keeper.join(),
+            identity=self._identity,
+            now=clock.now,
+        )
         self._fleet = Fleet(
             settings=settings,
             catalog=catalog,
@@ -141,17 +152,36 @@ class Server:
                 library=handoff.place(home, engine_account),
                 grouping=group.examine(None if settings.freezer == "auto" else Way(settings.freezer)),
                 log_max_bytes=settings.engine_log_max_bytes,
+                tls=self._tls_files,
             ),
             doors=self._gateway,
             guard=self._keeper,
             attach=self._show_attach,
+            login_failed=self._gateway.login_failed,
         )
         self._api = Api(
-            server=self, clusters=self._fleet, token=_token(home), socket_path=home.api_socket, port=settings.api_port
+            server=self,
+            clusters=self._fleet,
+            token=_token(home),
+            socket_path=home.api_socket,
+            port=settings.api_port,
+            bind=settings.api_bind,
+            identity=self._identity,
         )
 
+    def _identity(self) -> ServerIdentity:
+        return self._certificates.identity
+
+    def _tls_files(self) -> TlsFiles:
+        identity = self._certificates.identity
+        return TlsFiles(certificate=identity.chain, key=identity.key, min_version=self._settings.tls_min_version)
+
+    async def _spread_certificate(self, _: ServerIdentity) -> None:
+        """Have the engines that run show the new certificate too; the gateway and the API ask for it each time."""
+        await self._fleet.renew_tls()
+
     def _show_attach(self, handoff: Handoff) -> tuple[str, str]:
-        choice = attach.decide(handoff, relay_only=self._settings.attach == "relay", failure="")
+        choice = attach.decide(handoff, relay_only=self._settings.attach == "relay")
         return choice.way.value, choice.reason
 
     async def run(self) -> None:
@@ -175,12 +205,17 @@ class Server:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
         await self._installed.refresh()
+        if self._settings.shared_port:
+            self._gateway.open_shared(self._settings.shared_port)
         await self._fleet.load()
         async with asyncio.TaskGroup() as rooms:
             tasks = [
                 rooms.create_task(self._gateway.run(), name="gateway"),
                 rooms.create_task(self._fleet.run(), name="fleet"),
                 rooms.create_task(self._keeper.run(), name="keeper"),
+                rooms.create_task(
+                    self._certificates.run(self._spread_certificate, self._clock), name="server certificate"
+                ),
             ]
             await self._fleet.started()
             await self._create_first_cluster()
@@ -209,6 +244,11 @@ class Server:
                 max_capacity=4,
                 pause_after_s=self._settings.pause_after,
                 freeze_after_s=self._settings.freeze_after,
+                # Nobody was asked who else may come.
+                allow=LOOPBACK,
+                require_tls=False,
+                wake_on=WakeOn.AUTHENTICATED,
+                max_clients=None,
                 port=None,
             )
         )
@@ -223,7 +263,9 @@ class Server:
         self._stop_asked.set()
 
     def _write_api_address(self) -> None:
-        text = json.dumps({"url": f"http://127.0.0.1:{self._api_port}", "pid": os.getpid()})
+        scheme = "http" if ipaddress.ip_address(self._settings.api_bind).is_loopback else "https"
+        address = Address(host=self._settings.api_bind, port=self._api_port)
+        text = json.dumps({"url": f"{scheme}://{address}", "pid": os.getpid()})
         files.write_atomically(self._home.api_address, text + "\n", mode=0o600)
 
     # api.server_control.ServerControl
@@ -257,7 +299,22 @@ class Server:
 
     async def doctor(self) -> Sequence[Finding]:
         """See ServerControl.doctor."""
-        return await asyncio.to_thread(host.examine, self._home, self._settings)
+        return await asyncio.to_thread(
+            host.examine,
+            self._home,
+            self._settings,
+            certificate=self._certificates.finding(),
+            rules={cluster.name: cluster.allow for cluster in self._fleet.all()},
+        )
+
+    def ca(self) -> CertificateView:
+        """See ServerControl.ca."""
+        return self._certificates.view()
+
+    async def renew_certificate(self) -> CertificateView:
+        """See ServerControl.renew_certificate."""
+        await self._certificates.renew_now(self._clock)
+        return self._certificates.view()
 
     def stop(self, *, leave_running: bool) -> None:
         """See ServerControl.stop. The first request counts."""

@@ -7,17 +7,26 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from zorya.api.serve import Api
 from zorya.api.server_control import ServerStatus
 from zorya.control.events import EventKind
-from zorya.control.view import ClusterView, CreateRequest, Credentials, EventView, OperationView
+from zorya.control.view import (
+    UNCHANGED,
+    ClusterView,
+    CreateRequest,
+    Credentials,
+    EventView,
+    ModifyRequest,
+    OperationView,
+)
 from zorya.core import errors, ids
 from zorya.core.findings import Finding, FindingState
-from zorya.core.model import Address, Compute, EngineKind, Mode, Secret, Status
+from zorya.core.model import LOOPBACK, Address, Compute, EngineKind, Mode, Secret, Status, WakeOn
+from zorya.trust.certificates import CertificateView
 
 NOW = datetime(2026, 2, 3, 9, 0, 0, 31000, tzinfo=UTC)
 TOKEN = Secret("a-token-of-the-test")
@@ -29,6 +38,9 @@ class FakeClusters:
     def __init__(self) -> None:
         self.refusals: dict[str, Exception] = {}
         self.requests: list[CreateRequest] = []
+        self.modifications: list[ModifyRequest] = []
+        self.passwords: dict[str, str] = {}
+        """Those that were changed, by cluster."""
         self.never_ready = asyncio.Event()
         """A cluster named `slow` waits for this while it is made."""
         self.asked_to_create = asyncio.Event()
@@ -51,10 +63,11 @@ class FakeClusters:
 
     def credentials(self, name: str) -> Credentials:
         cluster = self.get(name)
-        url = f"postgresql://zorya:secret-{cluster.name}@{cluster.endpoint}/{cluster.database}"
+        password = self.passwords.get(cluster.name, f"secret-{cluster.name}")
+        url = f"postgresql://zorya:{password}@{cluster.endpoint}/{cluster.database}"
         return Credentials(
             username="zorya",
-            password=Secret(f"secret-{cluster.name}"),
+            password=Secret(password),
             database=cluster.database,
             endpoint=cluster.endpoint,
             url=Secret(url),
@@ -73,6 +86,18 @@ class FakeClusters:
         self.put(make_cluster(name, request))
         await self.happen(name, "The cluster is created.")
         return self.get(name)
+
+    async def modify(self, name: str, request: ModifyRequest) -> ClusterView:
+        self.modifications.append(request)
+        values = asdict(request)
+        changes = {field: value for field, value in values.items() if value is not UNCHANGED}
+        self.put(replace(self.get(name), **changes))
+        return self.get(name)
+
+    async def change_password(self, name: str) -> Credentials:
+        cluster = self.get(name)
+        self.passwords[cluster.name] = f"changed-{cluster.name}"
+        return self.credentials(name)
 
     async def resume(self, name: str) -> ClusterView:
         cluster = self.get(name)
@@ -160,6 +185,16 @@ class FakeServer:
             Finding(name="PostgreSQL", state=FindingState.OK, found="PostgreSQL 17.10 is there.", advice=""),
             Finding(name="cgroup", state=FindingState.WARNING, found="No cgroup is delegated.", advice="Delegate one."),
         ]
+        self.certificate = CertificateView(
+            root_pem="-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",
+            root_fingerprint="4B",
+            root_not_after=NOW + timedelta(days=3652),
+            fingerprint="E7",
+            not_after=NOW + timedelta(days=45),
+            names=("*.zorya.localhost", "localhost"),
+            source="Zorya's own authority",
+            problem="",
+        )
         self._home = home
         self._clusters = clusters
 
@@ -177,6 +212,15 @@ class FakeServer:
             clusters={state: states.count(state) for state in set(states)},
             sessions=sum(cluster.sessions for cluster in self._clusters.all()),
         )
+
+    def ca(self) -> CertificateView:
+        return self.certificate
+
+    async def renew_certificate(self) -> CertificateView:
+        if self.certificate.root_pem is None:
+            raise errors.Conflict("The certificate is the operator's.", hint="Replace its file.")
+        self.certificate = replace(self.certificate, fingerprint="E8", not_after=NOW + timedelta(days=90))
+        return self.certificate
 
     async def doctor(self) -> Sequence[Finding]:
         return self.findings
@@ -207,6 +251,10 @@ def make_cluster(name: str, request: CreateRequest) -> ClusterView:
         max_capacity=request.max_capacity,
         pause_after_s=request.pause_after_s,
         freeze_after_s=request.freeze_after_s,
+        allow=request.allow or LOOPBACK,
+        require_tls=request.require_tls,
+        wake_on=request.wake_on,
+        max_clients=request.max_clients,
         endpoint=Address(host="127.0.0.1", port=request.port or 7400),
         endpoint_problem="",
         attach="handoff",
@@ -234,6 +282,10 @@ def a_request(name: str) -> CreateRequest:
         max_capacity=4,
         pause_after_s=300,
         freeze_after_s=10.0,
+        allow=None,
+        require_tls=False,
+        wake_on=WakeOn.AUTHENTICATED,
+        max_clients=None,
         port=None,
     )
 

@@ -10,9 +10,9 @@ from api.fakes import a_busy_cluster, a_frozen_cluster, a_request
 from api.served import Served
 from zorya.api import schemas
 from zorya.control.events import EventKind
-from zorya.control.view import CreateRequest
+from zorya.control.view import UNCHANGED, CreateRequest, ModifyRequest
 from zorya.core import errors
-from zorya.core.model import EngineKind
+from zorya.core.model import EngineKind, WakeOn
 
 
 def problem_of(response: httpx.Response) -> schemas.Problem:
@@ -38,6 +38,10 @@ async def test_create_hands_control_every_choice_when_all_are_given(served: Serv
         "max_capacity": 8,
         "pause_after": 60,
         "freeze_after": 0.25,
+        "allow": ["10.0.0.0/8", "fd00::/8"],
+        "require_tls": True,
+        "wake_on": "any",
+        "max_clients": 5,
         "port": 7500,
     }
     await served.unix.post("/v1/clusters", json=body)
@@ -50,6 +54,10 @@ async def test_create_hands_control_every_choice_when_all_are_given(served: Serv
             max_capacity=8.0,
             pause_after_s=60,
             freeze_after_s=0.25,
+            allow=("10.0.0.0/8", "fd00::/8"),
+            require_tls=True,
+            wake_on=WakeOn.ANY,
+            max_clients=5,
             port=7500,
         )
     ]
@@ -159,7 +167,8 @@ async def test_a_bug_is_logged_once_and_not_shown_when_a_handler_fails(
     [
         ("GET", "/v1/nothing", 404, "not_found"),
         ("GET", "/v1/clusters/", 404, "not_found"),
-        ("PATCH", "/v1/clusters/main", 405, "method_not_allowed"),
+        ("PUT", "/v1/clusters/main", 405, "method_not_allowed"),
+        ("POST", "/v1/clusters/main/password", 404, "cluster_not_found"),
         ("GET", "/v1/clusters/main", 404, "cluster_not_found"),
         ("DELETE", "/v1/clusters/main", 404, "cluster_not_found"),
         ("GET", "/v1/clusters/main/credentials", 404, "cluster_not_found"),
@@ -202,6 +211,60 @@ async def test_a_frozen_cluster_shows_its_sessions_and_memory(served: Served) ->
     cluster = (await served.unix.get("/v1/clusters/cold")).json()
     assert (cluster["compute"], cluster["capacity"], cluster["sessions"]) == ("frozen", 0.0, 2)
     assert (cluster["freeze_after_s"], cluster["resident_bytes"]) == (0.05, 5_347_738)
+
+
+async def test_a_cluster_is_changed_only_where_the_body_says_so(served: Served) -> None:
+    await served.clusters.create(a_request("main"))
+    body = {"allow": ["10.0.0.0/8"], "require_tls": True, "max_clients": "none", "pause_after": "never"}
+    response = await served.unix.patch("/v1/clusters/MAIN", json=body)
+    assert response.status_code == 200
+    cluster = response.json()
+    assert (cluster["allow"], cluster["require_tls"], cluster["pause_after_s"]) == (["10.0.0.0/8"], True, None)
+    assert served.clusters.modifications == [
+        ModifyRequest(
+            allow=("10.0.0.0/8",),
+            require_tls=True,
+            wake_on=UNCHANGED,
+            max_clients=None,
+            pause_after_s=None,
+            freeze_after_s=UNCHANGED,
+        )
+    ]
+    await served.unix.patch("/v1/clusters/main", json={"wake_on": "any", "max_clients": 3, "freeze_after": 0.5})
+    cluster = (await served.unix.get("/v1/clusters/main")).json()
+    assert (cluster["wake_on"], cluster["max_clients"], cluster["freeze_after_s"]) == ("any", 3, 0.5)
+    assert cluster["require_tls"]
+    assert (await served.unix.patch("/v1/clusters/shop", json={})).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"name": "other"},
+        {"allow": []},
+        {"allow": "10.0.0.0/8"},
+        {"allow": [10]},
+        {"require_tls": "yes"},
+        {"wake_on": "nobody"},
+        {"max_clients": 0},
+        {"max_clients": "many"},
+        {"max_clients": True},
+        {"pause_after": 0},
+        {"freeze_after": 0},
+    ],
+)
+async def test_nothing_is_changed_when_the_body_is_wrong(served: Served, body: object) -> None:
+    await served.clusters.create(a_request("main"))
+    response = await served.unix.patch("/v1/clusters/main", json=body)
+    assert (response.status_code, problem_of(response).code) == (400, "invalid_input")
+    assert served.clusters.modifications == []
+
+
+async def test_a_changed_password_is_answered(served: Served) -> None:
+    await served.clusters.create(a_request("main"))
+    changed = (await served.unix.post("/v1/clusters/main/password")).json()
+    assert changed["password"] == "changed-main"
+    assert changed == (await served.unix.get("/v1/clusters/main/credentials")).json()
 
 
 async def test_credentials_are_disclosed_when_asked_for(served: Served) -> None:

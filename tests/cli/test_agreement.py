@@ -11,7 +11,18 @@ from zorya.cli import output, wire
 
 
 @pytest.mark.parametrize(
-    "name", ["Endpoint", "Operation", "Cluster", "CreateCluster", "Credentials", "Event", "ServerStatus", "Finding"]
+    "name",
+    [
+        "Endpoint",
+        "Operation",
+        "Cluster",
+        "CreateCluster",
+        "ModifyCluster",
+        "Credentials",
+        "Event",
+        "ServerStatus",
+        "Finding",
+    ],
 )
 def test_the_wire_types_have_the_fields_of_the_schemas(name: str) -> None:
     assert set(getattr(wire, name).__annotations__) == set(getattr(schemas, name).model_fields)

@@ -2,18 +2,24 @@
 
 import asyncio
 import contextlib
+import functools
 import select
 import socket
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 
-from zorya.core.model import Address, Entrance, Handoff
+from zorya.core.identity import Identities
+from zorya.core.model import Access, Address, Entrance, Handoff
 from zorya.core.settings import Settings
 from zorya.gateway.attach import Way
 from zorya.gateway.listeners import Gateway
+from zorya.trust.certificates import Certificates
+from zorya.trust.identity import ServerIdentity
 
 SSL_REQUEST = (8).to_bytes(4) + (80877103).to_bytes(4)
 GSS_REQUEST = (8).to_bytes(4) + (80877104).to_bytes(4)
@@ -69,10 +75,19 @@ class FakeEndpoint:
         self.entered = 0
         self.left = 0
         self.wakes = 0
-        self.sessions = 0
+        self.served = 0
         """Clients that were attached."""
         self.ended = 0
         """Those of them whose session the gateway has seen to its end."""
+        self.access = Access()
+        self.identities: Identities | None = None
+        self.engine_major = 17
+        self.speaks_tls = True
+        self.speaks_direct_tls = True
+        self.is_starting = False
+        self.pids: set[int] = set()
+        self.failures: list[tuple[str, str]] = []
+        """Addresses and roles of logins that the gateway has turned down."""
 
     # What the gateway asks.
 
@@ -89,10 +104,10 @@ class FakeEndpoint:
 
     def attached(self) -> None:
         assert self.present > 0
-        self.sessions += 1
+        self.served += 1
 
     def detached(self) -> None:
-        assert self.ended < self.sessions
+        assert self.ended < self.served
         self.ended += 1
 
     async def wake(self) -> Entrance:
@@ -109,6 +124,16 @@ class FakeEndpoint:
     @property
     def is_up(self) -> bool:
         return self._up is not None
+
+    @property
+    def sessions(self) -> int:
+        return self.present + self.served - self.ended
+
+    def has_process(self, pid: int) -> bool:
+        return pid in self.pids
+
+    def login_failed(self, address: str, role: str) -> None:
+        self.failures.append((address, role))
 
     def running(self) -> Entrance | None:
         return None if self._frozen else self._up
@@ -339,11 +364,29 @@ class RunningGateway:
         return port
 
 
+@functools.cache
+def identity() -> ServerIdentity:
+    """The gateway's certificate; only its own authority's root is of interest to clients."""
+    return certificates().identity
+
+
+@functools.cache
+def certificates() -> Certificates:
+    with tempfile.TemporaryDirectory(prefix="zt-") as folder:
+        return Certificates.open(Path(folder), Settings(), now=datetime.now(UTC))
+
+
+def new_gateway(
+    settings: Settings, *, keep: FakeKeep, kept: Mapping[int, Sequence[socket.socket]] = MappingProxyType({})
+) -> Gateway:
+    return Gateway(settings, keep=keep, kept=kept, identity=identity, now=lambda: datetime.now(UTC))
+
+
 @contextlib.asynccontextmanager
 async def running(
     settings: Settings, *, keep: FakeKeep, kept: Mapping[int, Sequence[socket.socket]] = MappingProxyType({})
 ) -> AsyncIterator[RunningGateway]:
-    gateway = Gateway(settings, keep=keep, kept=kept)
+    gateway = new_gateway(settings, keep=keep, kept=kept)
     task = asyncio.create_task(gateway.run(), name="gateway")
     try:
         yield RunningGateway(gateway=gateway, task=task)

@@ -25,7 +25,6 @@ from gateway.fakes import (
 from zorya.core import errors
 from zorya.core.model import Address, Entrance, Handoff
 from zorya.core.settings import Settings
-from zorya.gateway import pgwire
 from zorya.gateway.attach import Way
 
 
@@ -47,7 +46,7 @@ async def test_client_is_held_then_served_when_the_cluster_sleeps(
         assert engine.first == [startup()]
         client.send(b"question")
         assert await client.read(8) == b"question"
-        assert (endpoint.present, endpoint.sessions) == (0, 1)
+        assert (endpoint.present, endpoint.served) == (0, 1)
     await eventually(lambda: endpoint.ended == (way is Way.RELAY), "a relayed session's end is noted")
     await eventually(lambda: engine.open == 0, "the engine is let go")
 
@@ -58,7 +57,7 @@ async def test_client_is_served_when_the_engine_is_up(
     endpoint.runs(entrance)
     async with connected(gateway.open(endpoint)) as client:
         await client.ask_for_a_session()
-        assert (endpoint.present, endpoint.sessions, endpoint.wakes) == (0, 1, 0)
+        assert (endpoint.present, endpoint.served, endpoint.wakes) == (0, 1, 0)
         assert (engine.relayed, len(engine.peers)) == ((1, 0) if way is Way.RELAY else (0, 1))
 
 
@@ -84,12 +83,11 @@ async def test_everything_goes_through_the_gateway_when_the_setting_says_so(
     assert [line["reason"] for line in logs if line["event"] == "attached"] == ["The setting attach says so."]
 
 
-@pytest.mark.parametrize("request_packet", [SSL_REQUEST, GSS_REQUEST])
-async def test_gateway_refuses_encryption_when_the_cluster_sleeps(
-    gateway: RunningGateway, endpoint: FakeEndpoint, engine: FakeEngine, entrance: Entrance, request_packet: bytes
+async def test_gssapi_encryption_is_refused(
+    gateway: RunningGateway, endpoint: FakeEndpoint, engine: FakeEngine, entrance: Entrance
 ) -> None:
     async with connected(gateway.open(endpoint)) as client:
-        client.send(request_packet)
+        client.send(GSS_REQUEST)
         assert await client.read(1) == b"N"
         assert endpoint.entered == 0
         endpoint.starts(entrance)
@@ -97,16 +95,27 @@ async def test_gateway_refuses_encryption_when_the_cluster_sleeps(
     assert engine.first == [startup()]
 
 
-@pytest.mark.parametrize("request_packet", [SSL_REQUEST, GSS_REQUEST])
-async def test_engine_answers_about_encryption_when_it_is_up(
-    gateway: RunningGateway, endpoint: FakeEndpoint, engine: FakeEngine, entrance: Entrance, request_packet: bytes
+async def test_engine_answers_about_tls_when_it_is_up(
+    gateway: RunningGateway, endpoint: FakeEndpoint, engine: FakeEngine, entrance: Entrance
 ) -> None:
     endpoint.runs(entrance)
     async with connected(gateway.open(endpoint)) as client:
-        client.send(request_packet)
+        client.send(SSL_REQUEST)
         assert await client.read(1) == b"N"
         await client.ask_for_a_session()
-    assert engine.first == [request_packet, startup()]
+    assert engine.first == [SSL_REQUEST, startup()]
+
+
+async def test_engine_is_woken_to_answer_about_tls_when_only_it_knows_who_may_log_in(
+    gateway: RunningGateway, endpoint: FakeEndpoint, engine: FakeEngine, entrance: Entrance
+) -> None:
+    async with connected(gateway.open(endpoint)) as client:
+        client.send(SSL_REQUEST)
+        await eventually(lambda: endpoint.wakes == 1, "the client is held")
+        endpoint.starts(entrance)
+        assert await client.read(1) == b"N"
+        await client.ask_for_a_session()
+    assert engine.first == [SSL_REQUEST, startup()]
 
 
 @pytest.mark.parametrize("half", [SSL_REQUEST, startup()])
@@ -116,7 +125,7 @@ async def test_client_is_served_when_it_began_to_speak_while_the_cluster_slept(
     async with connected(gateway.open(endpoint)) as client:
         client.send(half[:-1])
         async with connected(gateway.open(FakeEndpoint("other"))) as other:
-            other.send(b"\x16")
+            other.send(b"nonsense")
             await other.read_to_end()  # by now the gateway has seen what came before
         endpoint.runs(entrance)
         client.send(half[-1:])
@@ -124,14 +133,7 @@ async def test_client_is_served_when_it_began_to_speak_while_the_cluster_slept(
             assert await client.read(1) == b"N"
             client.send(startup())
         assert await client.read(len(GREETING)) == GREETING
-    assert engine.first == [startup()]
-
-
-async def test_tls_alert_answers_a_direct_handshake(gateway: RunningGateway, endpoint: FakeEndpoint) -> None:
-    async with connected(gateway.open(endpoint)) as client:
-        client.send(b"\x16\x03\x01\x02\x00\x01")
-        assert await client.read_to_end() == pgwire.TLS_REFUSED
-    assert endpoint.entered == 0
+    assert engine.first == [half, startup()] if half is SSL_REQUEST else [startup()]
 
 
 async def test_client_is_told_and_cut_off_when_it_sends_garbage(
@@ -185,8 +187,6 @@ async def test_client_is_held_when_it_asks_for_a_session_after_the_cluster_went_
         async with connected(port) as other:
             await other.ask_for_a_session()
         endpoint.sleeps()
-        client.send(SSL_REQUEST)
-        assert await client.read(1) == b"N"
         assert endpoint.entered == 1
         client.send(startup())
         await eventually(lambda: endpoint.wakes == 1, "the client is held")
@@ -276,7 +276,7 @@ async def test_client_is_counted_out_when_it_leaves_while_held(
             case "ends its side":
                 client.end_its_side()
         await eventually(lambda: endpoint.left == 1, "the client is counted out")
-    assert endpoint.sessions == 0
+    assert endpoint.served == 0
 
 
 @pytest.mark.parametrize("more", [b"impatient", MUCH], ids=["a little", "more than is looked at"])
@@ -311,7 +311,7 @@ async def test_client_is_served_when_the_engine_dies_between_wake_and_attach(
     async with connected(gateway.open(endpoint)) as client:
         await client.ask_for_a_session()
     assert endpoint.wakes == 2
-    assert (endpoint.present, endpoint.sessions) == (0, 1)
+    assert (endpoint.present, endpoint.served) == (0, 1)
 
 
 async def test_client_is_told_when_the_engine_never_takes_its_connection(
@@ -321,19 +321,7 @@ async def test_client_is_told_when_the_engine_never_takes_its_connection(
     async with connected(gateway.open(endpoint)) as client:
         client.send(startup())
         assert (await client.read_error())["C"] == "57P03"
-    assert (endpoint.present, endpoint.sessions) == (0, 0)
-
-
-async def test_client_is_told_after_the_answer_about_encryption_when_the_engine_that_was_up_does_not_take_it(
-    gateway: RunningGateway, endpoint: FakeEndpoint
-) -> None:
-    endpoint.runs(entrance_of_nobody())
-    async with connected(gateway.open(endpoint)) as client:
-        client.send(SSL_REQUEST)
-        assert await client.read(1) == b"N"
-        client.send(startup())
-        assert (await client.read_error())["C"] == "57P03"
-    assert (endpoint.present, endpoint.sessions) == (0, 0)
+    assert (endpoint.present, endpoint.served) == (0, 0)
 
 
 class TestSilence:

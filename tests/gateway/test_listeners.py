@@ -21,11 +21,12 @@ from gateway.fakes import (
     connected,
     eventually,
     free_port,
+    new_gateway,
     running,
     startup,
 )
 from zorya.core import errors
-from zorya.core.model import Address, Entrance, Handoff
+from zorya.core.model import Access, Address, Entrance, Handoff
 from zorya.core.settings import Settings
 from zorya.gateway import handoff, listeners
 from zorya.gateway.attach import Way
@@ -47,7 +48,7 @@ async def test_three_hundred_clients_are_held_and_served_when_they_come_at_once(
     assert endpoint.present == 300
     endpoint.starts(entrance)
     assert await asyncio.gather(*sessions) == [GREETING] * 300
-    assert (endpoint.present, endpoint.sessions) == (0, 300)
+    assert (endpoint.present, endpoint.served) == (0, 300)
 
 
 async def test_port_in_use_is_an_error_that_names_the_address_and_leaves_nothing_open(
@@ -55,7 +56,7 @@ async def test_port_in_use_is_an_error_that_names_the_address_and_leaves_nothing
 ) -> None:
     with socket.create_server(("127.0.0.2", 0)) as other:
         port = other.getsockname()[1]
-        gateway = Gateway(Settings(bind=["127.0.0.1", "127.0.0.2"]), keep=keep, kept={})
+        gateway = new_gateway(Settings(bind=["127.0.0.1", "127.0.0.2"]), keep=keep)
         with pytest.raises(errors.PortInUse, match=rf"127\.0\.0\.2:{port} is in use"):
             gateway.open(port, endpoint)
         with socket.create_server(("127.0.0.1", port)):
@@ -63,7 +64,7 @@ async def test_port_in_use_is_an_error_that_names_the_address_and_leaves_nothing
 
 
 def test_port_in_use_is_an_error_when_another_cluster_has_it(endpoint: FakeEndpoint, keep: FakeKeep) -> None:
-    gateway = Gateway(Settings(), keep=keep, kept={})
+    gateway = new_gateway(Settings(), keep=keep)
     port = free_port()
     gateway.open(port, endpoint)
     with pytest.raises(errors.PortInUse):
@@ -76,14 +77,14 @@ def test_address_is_refused_when_the_host_cannot_listen_on_it(
     address: str, endpoint: FakeEndpoint, keep: FakeKeep
 ) -> None:
     with pytest.raises(errors.InvalidSetting, match="bind: "):
-        Gateway(Settings(bind=[address]), keep=keep, kept={}).open(free_port(), endpoint)
+        new_gateway(Settings(bind=[address]), keep=keep).open(free_port(), endpoint)
 
 
 async def test_client_is_served_when_it_came_before_the_gateway_ran(
     settings: Settings, keep: FakeKeep, endpoint: FakeEndpoint, entrance: Entrance
 ) -> None:
     endpoint.runs(entrance)
-    gateway = Gateway(settings, keep=keep, kept={})
+    gateway = new_gateway(settings, keep=keep)
     port = free_port()
     gateway.open(port, endpoint)
     async with connected(port) as client:
@@ -193,7 +194,8 @@ class TestFewClients:
     """The limit on clients, with two places."""
 
     @pytest.fixture
-    def settings(self) -> Settings:
+    def settings(self, monkeypatch: pytest.MonkeyPatch) -> Settings:
+        monkeypatch.setattr(listeners, "COUNT_EVERY_S", 0)
         return Settings(max_clients=2, startup_timeout_s=20)
 
     async def test_client_is_turned_away_politely_when_all_places_are_taken(
@@ -204,8 +206,6 @@ class TestFewClients:
             one.send(startup())
             two.send(startup())
             await eventually(lambda: endpoint.present == 2, "two clients are held")
-            three.send(SSL_REQUEST)
-            assert await three.read(1) == b"N"
             three.send(startup())
             assert (await three.read_error())["C"] == "53300"
         await eventually(lambda: endpoint.present == 0, "the places are free")
@@ -213,21 +213,18 @@ class TestFewClients:
         async with connected(port) as client:
             await client.ask_for_a_session()
 
-    async def test_relayed_session_takes_a_place_and_a_handed_over_one_none(
-        self, gateway: RunningGateway, endpoint: FakeEndpoint, entrance: Entrance, way: Way
+    async def test_session_takes_a_place_in_whichever_way_it_is_attached(
+        self, gateway: RunningGateway, endpoint: FakeEndpoint, entrance: Entrance
     ) -> None:
         endpoint.runs(entrance)
         port = gateway.open(endpoint)
         async with connected(port) as one, connected(port) as two:
             for client in (one, two):
                 await client.ask_for_a_session()
-            await eventually(lambda: endpoint.sessions == 2, "two clients are attached")
+            await eventually(lambda: endpoint.served == 2, "two clients are attached")
             async with connected(port) as three:
-                if way is Way.RELAY:
-                    three.send(startup())
-                    assert (await three.read_error())["C"] == "53300"
-                else:
-                    await three.ask_for_a_session()
+                three.send(startup())
+                assert (await three.read_error())["C"] == "53300"
 
     async def test_cancel_request_goes_through_when_all_places_are_taken(
         self, gateway: RunningGateway, endpoint: FakeEndpoint, engine: FakeEngine
@@ -254,16 +251,113 @@ class TestFewClients:
             three.send(cancel_request())
             assert await three.read_to_end() == b""
 
-    async def test_client_is_turned_away_unread_when_too_many_are_being_turned_away(
+
+class TestDawdlers:
+    """The limit on clients that have not said yet who they are, with eight places."""
+
+    @pytest.fixture
+    def settings(self) -> Settings:
+        return Settings(max_handshakes=8, startup_timeout_s=60, wake_timeout_s=60)
+
+    async def test_thousand_that_say_nothing_keep_nobody_out(
+        self, gateway: RunningGateway, endpoint: FakeEndpoint, entrance: Entrance
+    ) -> None:
+        endpoint.runs(entrance)
+        port = gateway.open(endpoint)
+        async with contextlib.AsyncExitStack() as crowd:
+            for number in range(1000):
+                dawdler = await crowd.enter_async_context(connected(port))
+                dawdler.send(startup()[: number % 20])
+                if number % 100 == 0:
+                    async with connected(port) as client:
+                        await client.ask_for_a_session()
+
+    async def test_slowest_is_cut_off_when_one_too_many_comes(
         self, gateway: RunningGateway, endpoint: FakeEndpoint
     ) -> None:
         port = gateway.open(endpoint)
         async with contextlib.AsyncExitStack() as crowd:
-            for _ in range(2 + listeners.TURNED_AWAY_AT_ONCE):
+            dawdlers = [await crowd.enter_async_context(connected(port)) for _ in range(8)]
+            async with connected(port) as newcomer:
+                await dawdlers[0].wait_until_cut_off()
+                newcomer.send(b"nonsense")
+                assert (await newcomer.read_error())["C"] == "08P01"
+                dawdlers[1].send(b"nonsense")
+                assert (await dawdlers[1].read_error())["C"] == "08P01"
+
+    async def test_held_client_is_no_dawdler(
+        self, gateway: RunningGateway, endpoint: FakeEndpoint, entrance: Entrance
+    ) -> None:
+        port = gateway.open(endpoint)
+        async with contextlib.AsyncExitStack() as crowd:
+            held = await crowd.enter_async_context(connected(port))
+            held.send(startup())
+            await eventually(lambda: endpoint.wakes == 1, "the client is held")
+            for _ in range(20):
                 await crowd.enter_async_context(connected(port))
-            async with connected(port) as client:
-                assert (await client.read_error())["C"] == "53300"
+            endpoint.starts(entrance)
+            assert await held.read(len(GREETING)) == GREETING
+
+
+class TestAccess:
+    """What a cluster says about who may come."""
+
+    async def test_client_is_told_when_its_address_is_not_allowed(
+        self, gateway: RunningGateway, endpoint: FakeEndpoint, entrance: Entrance
+    ) -> None:
+        endpoint.runs(entrance)
+        endpoint.access = Access(allow=("127.0.0.2/32",))
+        port = gateway.open(endpoint)
+        async with connected(port) as client:
+            client.send(startup())
+            error = await client.read_error()
+        assert (error["C"], error["M"]) == ("28000", 'cluster "shop" allows no connections from 127.0.0.1')
         assert endpoint.entered == 0
+        async with connected(port, source="127.0.0.2") as client:
+            await client.ask_for_a_session()
+
+    async def test_client_is_told_when_it_comes_without_tls_and_must_not(
+        self, gateway: RunningGateway, endpoint: FakeEndpoint
+    ) -> None:
+        endpoint.access = Access(require_tls=True)
+        async with connected(gateway.open(endpoint)) as client:
+            client.send(startup())
+            error = await client.read_error()
+        assert (error["C"], error["M"]) == ("28000", 'cluster "shop" allows no connections without TLS')
+        assert endpoint.entered == 0
+
+    async def test_client_is_told_when_the_cluster_has_as_many_as_it_may(
+        self, gateway: RunningGateway, endpoint: FakeEndpoint, entrance: Entrance
+    ) -> None:
+        endpoint.access = Access(max_clients=1)
+        endpoint.runs(entrance)
+        port = gateway.open(endpoint)
+        async with connected(port) as one, connected(port) as two:
+            await one.ask_for_a_session()
+            two.send(startup())
+            assert (await two.read_error())["C"] == "53300"
+
+    async def test_guesser_is_slowed_and_then_refused_whoever_noticed(
+        self, gateway: RunningGateway, endpoint: FakeEndpoint, entrance: Entrance
+    ) -> None:
+        endpoint.runs(entrance)
+        port = gateway.open(endpoint)
+        for _ in range(25):
+            gateway.gateway.login_failed("shop", "127.0.0.2", 50000, "ann")
+        async with contextlib.AsyncExitStack() as crowd:
+            waiting = [await crowd.enter_async_context(connected(port, source="127.0.0.2")) for _ in range(3)]
+            for one in waiting:
+                one.send(startup())
+                await everything_is_served(port)
+            assert (await waiting[2].read_error())["M"] == "too many failed logins from this address"
+            assert endpoint.entered == endpoint.left
+            assert await waiting[0].read(len(GREETING)) == GREETING
+
+
+async def everything_is_served(port: int) -> None:
+    """Return when the gateway has dealt with what had come before."""
+    async with connected(port) as client:
+        await client.ask_for_a_session()
 
 
 @contextlib.contextmanager
@@ -315,7 +409,7 @@ class TestKept:
     @pytest.fixture
     def kept(self, keep: FakeKeep, endpoint: FakeEndpoint) -> int:
         """A port that an earlier server has left."""
-        gateway = Gateway(Settings(), keep=keep, kept={})
+        gateway = new_gateway(Settings(), keep=keep)
         port = free_port()
         gateway.open(port, endpoint)
         asyncio.run(self.run_for_a_moment(gateway))
@@ -390,5 +484,5 @@ class TestKept:
 
     def test_keeper_is_not_told_of_a_port_that_cannot_be_opened(self, keep: FakeKeep, endpoint: FakeEndpoint) -> None:
         with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(errors.PortInUse):
-            Gateway(Settings(), keep=keep, kept={}).open(other.getsockname()[1], endpoint)
+            new_gateway(Settings(), keep=keep).open(other.getsockname()[1], endpoint)
         assert keep.ports == set()

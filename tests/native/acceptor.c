@@ -1,11 +1,12 @@
 /* A server for the tests of native/handoff.c that waits for connections as a database engine does and echoes.
  *
- *     acceptor postgres|mariadb LISTENER UNIX FILES
+ *     acceptor postgres|forking|mariadb LISTENER UNIX FILES
  *
- * `postgres` listens on the Unix socket LISTENER, waits with select and calls accept; `mariadb` listens on the TCP port
- * LISTENER of loopback, waits with poll and calls accept4(SOCK_CLOEXEC). Two more listening sockets are beside it: the
- * Unix socket UNIX, and TCP on a free port of 127.0.0.1. FILES is how many descriptors it may have. What happens is said
- * on standard output, a line each:
+ * `postgres` listens on the Unix socket LISTENER, waits with select and calls accept; `forking` does too, and serves each
+ * client in a process of its own, on a connection that it makes non-blocking; `mariadb` listens on the TCP port LISTENER
+ * of loopback, waits with poll and calls accept4(SOCK_CLOEXEC). Two more listening sockets are beside it: the Unix socket
+ * UNIX, and TCP on a free port of 127.0.0.1. FILES is how many descriptors it may have. SIGUSR1 does nothing but
+ * interrupt. What happens is said on standard output, a line each:
  *
  *     environment NAME=VALUE                what a program has that this one starts; one line for each variable
  *     unrelated ERRNO                       what accept on a datagram socket failed with
@@ -14,7 +15,10 @@
  *     accepted given|unix|tcp PEER PORT blocking|nonblocking cloexec|inherited RAW REAL
  *                                           the last two: the address from accept, and from getpeername, in hex
  *     failed ERRNO                          an accept
- *     closed                                a client has left
+ *     serving PID                           which process a client has
+ *     looked PEEK DONTWAIT                  the process's first two calls, recv with these flags: 0, or errno
+ *     interrupted ERRNO                     what recv answered that waited
+ *     closed ERRNO                          a client has left; 0, or what recv or send failed with
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -27,6 +31,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/socket.h>
@@ -37,7 +42,8 @@ enum { GIVEN, UNIX, TCP, LISTENERS, MOST = 128 };
 
 static const char *const names[] = {"given", "unix", "tcp"};
 static struct pollfd watched[MOST]; /* the listeners, then the clients; -1 where there is none */
-static int like_mariadb;
+static int like_mariadb, forks;
+static volatile sig_atomic_t signalled;
 
 static void fail(const char *what)
 {
@@ -68,6 +74,60 @@ static int bind_tcp(int port)
     return made;
 }
 
+static void note_signal(int number)
+{
+    (void)number;
+    signalled = 1;
+}
+
+/* As PostgreSQL does: it tries, and waits for its client when there is nothing, unless a signal came meanwhile. */
+static void serve(int client)
+{
+    char bytes[4096];
+    struct pollfd one = {.fd = client, .events = POLLIN};
+    int peeked = recv(client, bytes, 1, MSG_PEEK) < 0 ? errno : 0;
+    ssize_t count = recv(client, bytes, sizeof bytes, MSG_DONTWAIT);
+
+    printf("looked %d %d\n", peeked, count < 0 ? errno : 0);
+    if (count < 0)
+        count = recv(client, bytes, sizeof bytes, 0);
+    for (; count; count = recv(client, bytes, sizeof bytes, 0)) {
+        if (count < 0 && errno != EAGAIN)
+            break;
+        if (count < 0 && signalled) {
+            signalled = 0;
+            printf("interrupted %d\n", EAGAIN);
+        } else if (count < 0) {
+            poll(&one, 1, -1);
+        }
+        for (ssize_t sent = 0, more; sent < count; sent += more > 0 ? more : 0) {
+            more = send(client, bytes + sent, (size_t)(count - sent), 0);
+            if (more < 0 && errno != EAGAIN) {
+                printf("closed %d\n", errno);
+                exit(0);
+            }
+        }
+    }
+    printf("closed %d\n", count < 0 ? errno : 0);
+    exit(0);
+}
+
+static void fork_for(int client)
+{
+    pid_t child = fork();
+
+    if (child < 0)
+        fail("fork");
+    if (child) {
+        close(client);
+        return;
+    }
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    printf("serving %d\n", getpid());
+    fcntl(client, F_SETFL, O_NONBLOCK);
+    serve(client);
+}
+
 static void print_hex(const struct sockaddr_storage *address, socklen_t size)
 {
     putchar(' ');
@@ -88,10 +148,6 @@ static void accept_from(int which)
         printf("failed %d\n", errno);
         return;
     }
-    while (watched[slot].fd >= 0)
-        if (++slot == MOST)
-            fail("too many clients");
-    watched[slot] = (struct pollfd){.fd = client, .events = POLLIN};
     if (which != UNIX)
         getnameinfo((struct sockaddr *)&peer, size, host, sizeof host, port, sizeof port,
                     NI_NUMERICHOST | NI_NUMERICSERV);
@@ -102,18 +158,30 @@ static void accept_from(int which)
     getpeername(client, (struct sockaddr *)&real, &real_size);
     print_hex(&real, real_size);
     putchar('\n');
+    if (forks) {
+        fork_for(client);
+        return;
+    }
+    while (watched[slot].fd >= 0)
+        if (++slot == MOST)
+            fail("too many clients");
+    watched[slot] = (struct pollfd){.fd = client, .events = POLLIN};
 }
 
 static void echo(struct pollfd *client)
 {
     char bytes[4096];
-    ssize_t count = read(client->fd, bytes, sizeof bytes);
+    ssize_t count = recv(client->fd, bytes, sizeof bytes, 0);
 
-    if (count > 0 && write(client->fd, bytes, (size_t)count) == count)
+    if (count < 0 && errno == EINTR) {
+        printf("interrupted %d\n", errno);
         return;
+    }
+    if (count > 0 && send(client->fd, bytes, (size_t)count, 0) == count)
+        return;
+    printf("closed %d\n", count ? errno : 0);
     close(client->fd);
     client->fd = -1;
-    printf("closed\n");
 }
 
 static void wait_with_select(void)
@@ -124,8 +192,11 @@ static void wait_with_select(void)
     for (int i = 0; i < MOST; i++)
         if (watched[i].fd >= 0)
             FD_SET(watched[i].fd, &readable);
-    if (select(FD_SETSIZE, &readable, NULL, NULL, NULL) < 0)
-        fail("select");
+    if (select(FD_SETSIZE, &readable, NULL, NULL, NULL) < 0) {
+        if (errno != EINTR)
+            fail("select");
+        FD_ZERO(&readable);
+    }
     for (int i = 0; i < MOST; i++)
         watched[i].revents = watched[i].fd >= 0 && FD_ISSET(watched[i].fd, &readable) ? POLLIN : 0;
 }
@@ -150,6 +221,7 @@ static void show_environment(void)
 
 int main(int argc, char **argv)
 {
+    struct sigaction on_signal = {.sa_handler = note_signal, .sa_flags = SA_RESTART};
     struct rlimit limit;
     struct sockaddr_in at;
     socklen_t size = sizeof at;
@@ -163,13 +235,16 @@ int main(int argc, char **argv)
         fail("setrlimit");
     setvbuf(stdout, NULL, _IOLBF, 0);
     signal(SIGPIPE, SIG_IGN);
+    sigaction(SIGUSR1, &on_signal, NULL);
     show_environment();
+    signal(SIGCHLD, SIG_IGN);
     accept(unrelated, NULL, NULL);
     printf("unrelated %d\n", errno);
     close(unrelated);
     for (int i = 0; i < MOST; i++)
         watched[i] = (struct pollfd){.fd = -1, .events = POLLIN};
     like_mariadb = !strcmp(argv[1], "mariadb");
+    forks = !strcmp(argv[1], "forking");
     watched[GIVEN].fd = like_mariadb ? bind_tcp(atoi(argv[2])) : bind_unix(argv[2]);
     watched[UNIX].fd = bind_unix(argv[3]);
     watched[TCP].fd = bind_tcp(0);

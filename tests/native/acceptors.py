@@ -14,6 +14,7 @@ from zorya.core.account import Account
 from zorya.gateway import handoff
 
 KINDS = ("postgres", "mariadb")
+"""Those that serve all clients in one process."""
 PATIENCE_S = 20.0
 MOST_DESCRIPTORS = 128
 
@@ -94,6 +95,11 @@ class Acceptor:
             lambda: self.descriptors() == count, f"the acceptor has {count} descriptors, not {self.descriptors()}"
         )
 
+    def servant(self) -> int:
+        """Answer the process that serves the client which was accepted last, if the acceptor forks."""
+        wait_until(lambda: len(self.said("serving")) == len(self.said("accepted")), "the client is served")
+        return int(self.said("serving")[-1][0])
+
     def stop(self) -> None:
         """Let it do nothing until it is continued."""
         self.process.send_signal(signal.SIGSTOP)
@@ -165,13 +171,28 @@ def send(inlet: Path, data: bytes, given: Sequence[int]) -> None:
         socket.send_fds(carrier, [data], given)
 
 
-def give(client: Client, inlet: Path) -> bool:
-    """Hand a client over as the gateway does, blocking; answer whether the acceptor has taken it."""
+@contextlib.contextmanager
+def prologue() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The gateway's end, and the engine's."""
+    near, far = socket.socketpair()
+    near.settimeout(PATIENCE_S)
+    with near, far:
+        yield near, far
+
+
+def give(client: Client, inlet: Path, prologue: socket.socket | None = None) -> bool:
+    """Hand a client over as the gateway does, blocking; answer whether the acceptor has taken it.
+
+    The prologue is closed here in any case.
+    """
     ours, theirs = socket.socketpair()
     with ours:
         ours.settimeout(PATIENCE_S)
         with theirs:
-            send(inlet, handoff.pack(client.peer), [client.near.fileno(), theirs.fileno()])
+            given = [client.near, theirs, *([prologue] if prologue else [])]
+            send(inlet, handoff.pack(client.peer), [one.fileno() for one in given])
+        if prologue:
+            prologue.close()
         return ours.recv(1) != b""
 
 

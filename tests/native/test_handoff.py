@@ -11,7 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from native.acceptors import MOST_DESCRIPTORS, Acceptor, assert_connected, assert_served, connected, give, is_full, send
+from native.acceptors import (
+    MOST_DESCRIPTORS,
+    Acceptor,
+    assert_connected,
+    assert_served,
+    connected,
+    give,
+    is_full,
+    prologue,
+    send,
+)
 from native.conftest import Run
 from waiting import wait_until
 from zorya.core.account import Account
@@ -107,8 +117,10 @@ class Parts:
     address: bytes
     client: int
     receipt: int
+    prologue: int
     useless_receipts: Sequence[int]
     no_clients: Sequence[int]
+    no_prologues: Sequence[int]
 
 
 @contextlib.contextmanager
@@ -116,6 +128,7 @@ def parts() -> Iterator[Parts]:
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(connected("::1"))
         _, receipt = map(stack.enter_context, socket.socketpair())
+        _, engines_end = stack.enter_context(prologue())
         ours, given_up = map(stack.enter_context, socket.socketpair())
         ours.close()
         _, full = map(stack.enter_context, socket.socketpair())
@@ -132,12 +145,18 @@ def parts() -> Iterator[Parts]:
         stack.callback(os.close, path_only)
         file = stack.enter_context(Path("/etc/passwd").open("rb"))
         datagrams = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        packets, _ = map(stack.enter_context, socket.socketpair(type=socket.SOCK_SEQPACKET))
         yield Parts(
             address=handoff.pack(client.peer),
             client=client.near.fileno(),
             receipt=receipt.fileno(),
             useless_receipts=[given_up.fileno(), full.fileno(), reading, writing, folder, path_only, file.fileno()],
+            prologue=engines_end.fileno(),
             no_clients=[receipt.fileno(), datagrams.fileno(), reading, writing, folder, path_only, file.fileno()],
+            no_prologues=[
+                *(client.near.fileno(), datagrams.fileno(), packets.fileno()),
+                *(reading, writing, folder, path_only, file.fileno()),
+            ],
         )
 
 
@@ -148,7 +167,13 @@ WRONG: dict[str, Wrong] = {
     "empty": lambda _: [(b"", [])],
     "without descriptors": lambda p: [(p.address, [])],
     "without a receipt": lambda p: [(p.address, [p.client])],
-    "with a third descriptor": lambda p: [(p.address, [p.client, p.receipt, p.receipt])],
+    "with something else for the prologue": lambda p: [
+        (p.address, [p.client, p.receipt, one]) for one in p.no_prologues
+    ],
+    "with a prologue and no receipt": lambda p: [
+        (p.address, [p.client, one, p.prologue]) for one in p.useless_receipts
+    ],
+    "with a fourth descriptor": lambda p: [(p.address, [p.client, p.receipt, p.prologue, p.prologue])],
     "with all descriptors that the kernel takes": lambda p: [(p.address, [p.client] * 253)],
     "in the wrong order": lambda p: [(p.address, [p.receipt, p.client])],
     "with something else for the client": lambda p: [(p.address, [one, p.receipt]) for one in p.no_clients],
@@ -227,14 +252,15 @@ def test_acceptor_serves_others_when_a_client_has_been_reset(acceptor: Acceptor)
     acceptor.assert_descriptors(before)
 
 
-@pytest.mark.parametrize("free", [0, 1])
+@pytest.mark.parametrize("free", [0, 1, 2])
 def test_acceptor_lives_on_when_it_has_no_descriptor_left(acceptor: Acceptor, free: int) -> None:
     before = acceptor.descriptors()
-    with connected() as client:
+    with connected() as client, prologue() as (_, engines_end):
         with contextlib.ExitStack() as stack:
             for _ in range(MOST_DESCRIPTORS - before - free):
                 assert_served(stack.enter_context(socket.create_connection(acceptor.tcp, timeout=20)))
-            assert not give(client, acceptor.inlet)
+            # Two are enough for a client without a prologue.
+            assert not give(client, acceptor.inlet, engines_end if free == 2 else None)
             assert not os.get_blocking(client.near.fileno())
             wait_until(lambda: acceptor.said("failed"), "an accept has failed")
             assert acceptor.said("failed") == [[str(errno.EMFILE)]]

@@ -3,6 +3,7 @@
 Every handler runs in the event loop: what it calls either returns at once or is awaited.
 """
 
+from collections.abc import Callable, Collection
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, FastAPI, Query
@@ -14,6 +15,7 @@ from zorya.api.long_poll import LongPolls
 from zorya.api.server_control import ServerControl
 from zorya.control.facade import Clusters
 from zorya.core.model import Secret
+from zorya.trust import names
 
 _MAX_SEQ = 2**63 - 1
 _FAILURES: dict[int | str, dict[str, Any]] = {
@@ -22,10 +24,22 @@ _FAILURES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def build(server: ServerControl, clusters: Clusters, *, token: Secret | None, polls: LongPolls) -> FastAPI:
+def _loopback() -> Collection[str]:
+    return names.LOCAL
+
+
+def build(
+    server: ServerControl,
+    clusters: Clusters,
+    *,
+    token: Secret | None,
+    polls: LongPolls,
+    read_names: Callable[[], Collection[str]] = _loopback,
+) -> FastAPI:
     """Answer the application. Without a token (on a Unix socket that file permissions guard) it serves everyone.
 
-    `polls` holds the requests that wait for events, so that whoever serves the application can end them.
+    `polls` holds the requests that wait for events, so that whoever serves the application can end them. With a token,
+    requests have to name the server by one of the names that `read_names` answers.
     """
     app = FastAPI(
         title="Zorya",
@@ -40,7 +54,7 @@ def build(server: ServerControl, clusters: Clusters, *, token: Secret | None, po
     failures.install(app)
     app.add_middleware(failures.LastResort)
     if token:
-        app.add_middleware(guard.Guard, token=token)
+        app.add_middleware(guard.Guard, token=token, read_names=read_names)
     return app
 
 
@@ -57,6 +71,19 @@ def _server_routes(server: ServerControl) -> APIRouter:
         """What this host can do, and what to change to get the rest."""
         found = await server.doctor()
         return schemas.FindingList(findings=[schemas.Finding.model_validate(one) for one in found])
+
+    @routes.get("/ca")
+    async def show_certificate() -> schemas.ServerCertificate:
+        """The server's certificate, and the root with which clients verify it where that is Zorya's own."""
+        return schemas.ServerCertificate.model_validate(server.ca())
+
+    @routes.post("/ca/renew")
+    async def renew_certificate() -> schemas.ServerCertificate:
+        """Make a new server certificate now. The root stays, and so do the connections that are open.
+
+        Refused with `conflict` when the certificate is the operator's.
+        """
+        return schemas.ServerCertificate.model_validate(await server.renew_certificate())
 
     @routes.post("/stop", status_code=202)
     async def stop_server(
@@ -94,6 +121,11 @@ def _cluster_routes(server: ServerControl, clusters: Clusters) -> APIRouter:
         """One cluster."""
         return schemas.Cluster.model_validate(clusters.get(name))
 
+    @routes.patch("/{name}")
+    async def modify_cluster(name: str, body: schemas.ModifyCluster) -> schemas.Cluster:
+        """Change who may connect and when it sleeps, without a restart. What is absent or null stays."""
+        return schemas.Cluster.model_validate(await clusters.modify(name, body.to_request()))
+
     @routes.delete("/{name}", status_code=204)
     async def delete_cluster(name: str) -> None:
         """End the cluster's sessions and remove it with all its data."""
@@ -103,6 +135,11 @@ def _cluster_routes(server: ServerControl, clusters: Clusters) -> APIRouter:
     async def show_credentials(name: str) -> schemas.Credentials:
         """What a client needs to connect, with the password."""
         return schemas.Credentials.of(clusters.credentials(name))
+
+    @routes.post("/{name}/password")
+    async def change_password(name: str) -> schemas.Credentials:
+        """Give the cluster's user a new password, and answer it. Wakes the cluster; open sessions stay."""
+        return schemas.Credentials.of(await clusters.change_password(name))
 
     @routes.post("/{name}/pause")
     async def pause_cluster(

@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, StrictInt, StrictStr
 
-from zorya.control import view
+from zorya.control import access, view
 from zorya.core import settings
 from zorya.core.errors import ZoryaError
 from zorya.core.findings import FindingState
-from zorya.core.model import Compute, EngineKind, Mode, Status
+from zorya.core.model import Compute, EngineKind, Mode, Status, WakeOn
 
 ENDPOINT_EXAMPLE: dict[str, Any] = {"host": "127.0.0.1", "port": 7400}
 CLUSTER_EXAMPLE: dict[str, Any] = {
@@ -32,6 +32,10 @@ CLUSTER_EXAMPLE: dict[str, Any] = {
     "max_capacity": 4.0,
     "pause_after_s": 300,
     "freeze_after_s": 10.0,
+    "allow": ["127.0.0.0/8", "::1/128"],
+    "require_tls": False,
+    "wake_on": "authenticated",
+    "max_clients": None,
     "endpoint": ENDPOINT_EXAMPLE,
     "endpoint_problem": "",
     "attach": "handoff",
@@ -62,6 +66,24 @@ EVENT_EXAMPLE: dict[str, Any] = {
     "kind": "ZORYA-EVENT-0148",
     "category": "notification",
     "message": "The cluster is resumed.",
+}
+CERTIFICATE_EXAMPLE: dict[str, Any] = {
+    "root_pem": "-----BEGIN CERTIFICATE-----\nMIIBnDCCAUKg\n-----END CERTIFICATE-----\n",
+    "root_fingerprint": ":".join(["4B", "A0"] * 16),
+    "root_not_after": "2036-02-03T08:15:29Z",
+    "fingerprint": ":".join(["E7", "1C"] * 16),
+    "not_after": "2026-05-04T08:15:29Z",
+    "names": ["*.zorya.localhost", "zorya.localhost", "localhost", "127.0.0.1", "::1"],
+    "source": "Zorya's own authority",
+    "problem": "",
+}
+OPERATORS_CERTIFICATE_EXAMPLE: dict[str, Any] = {
+    **CERTIFICATE_EXAMPLE,
+    "root_pem": None,
+    "root_fingerprint": None,
+    "root_not_after": None,
+    "names": ["db.example.com"],
+    "source": "/etc/ssl/db.example.com.pem",
 }
 FINDING_EXAMPLE: dict[str, Any] = {
     "name": "PostgreSQL",
@@ -118,6 +140,10 @@ class Cluster(_Response):
     max_capacity: float = Field(description="ACUs.")
     pause_after_s: int | None = Field(description="Seconds without a session until it pauses; null is never.")
     freeze_after_s: float | None = Field(description="Seconds of quiet until it freezes; null is never.")
+    allow: list[str] = Field(description="Networks from which clients may connect.")
+    require_tls: bool = Field(description="Whether clients without TLS are refused; those with TLS never are.")
+    wake_on: WakeOn = Field(description="Who starts its engine: those who have logged in, or anyone who connects.")
+    max_clients: int | None = Field(description="The most clients at once; null is no limit of its own.")
     endpoint: Endpoint
     endpoint_problem: str = Field(description="Why the endpoint does not listen; empty when it does.")
     attach: str = Field(description="How clients reach the engine: `handoff` or `relay`.")
@@ -150,6 +176,8 @@ class ClusterList(BaseModel):
 
 
 Seconds = TypeVar("Seconds", int, float)
+Networks = Annotated[list[StrictStr], Field(min_length=1, max_length=access.MOST_NETWORKS)]
+Most = Annotated[StrictInt, Field(ge=1, le=1_000_000)]
 
 
 def _read_delay(parse: Callable[[object], float | None]) -> BeforeValidator:
@@ -164,6 +192,13 @@ def _or_default(given: Seconds | Literal["never"] | None, default_s: Seconds | N
     return None if isinstance(given, str) else given
 
 
+PauseDelay = Annotated[Annotated[StrictInt, Field(ge=1)] | Literal["never"] | None, _read_delay(settings.parse_delay)]
+FreezeDelay = Annotated[
+    Annotated[float, Field(ge=settings.SHORTEST_DELAY_S)] | Literal["never"] | None,
+    _read_delay(settings.parse_short_delay),
+]
+
+
 class CreateCluster(_Body):
     """What a new cluster should be. Only the name is needed."""
 
@@ -172,6 +207,7 @@ class CreateCluster(_Body):
             "examples": [
                 {"name": "main"},
                 {"name": "shop", "max_capacity": 8, "pause_after": "never", "freeze_after": 2.5},
+                {"name": "web", "allow": ["10.0.0.0/8", "fd00::/8"], "require_tls": True, "max_clients": 200},
             ]
         }
     )
@@ -189,18 +225,26 @@ class CreateCluster(_Body):
     max_capacity: float = Field(
         default=4, allow_inf_nan=False, description="Highest capacity in ACUs, in steps of 0.5."
     )
-    pause_after: Annotated[
-        Annotated[StrictInt, Field(ge=1)] | Literal["never"] | None, _read_delay(settings.parse_delay)
-    ] = Field(
+    pause_after: PauseDelay = Field(
         default=None,
         description="Seconds without a session after which the cluster pauses, or `never`; null: the server's default.",
     )
-    freeze_after: Annotated[
-        Annotated[float, Field(ge=settings.SHORTEST_DELAY_S)] | Literal["never"] | None,
-        _read_delay(settings.parse_short_delay),
-    ] = Field(
+    freeze_after: FreezeDelay = Field(
         default=None,
         description="Seconds of quiet after which the cluster freezes, or `never`; null: the server's default.",
+    )
+    allow: Networks | None = Field(
+        default=None,
+        description="Networks from which clients may connect, such as 10.0.0.0/8; null is this host alone, and is "
+        "refused where the setting `bind` lets others reach the server.",
+    )
+    require_tls: bool = Field(default=False, strict=True, description="Refuse clients without TLS.")
+    wake_on: WakeOn = Field(
+        default=WakeOn.AUTHENTICATED,
+        description="Who starts a stopped engine: `authenticated` (who has logged in) or `any` (who connects).",
+    )
+    max_clients: Most | None = Field(
+        default=None, description="The most clients at once, at least 1; null is no limit of its own."
     )
     port: StrictInt | None = Field(
         default=None, ge=1, le=65535, description="Port of the endpoint; null takes a free one of the configured range."
@@ -218,8 +262,59 @@ class CreateCluster(_Body):
             max_capacity=self.max_capacity,
             pause_after_s=_or_default(self.pause_after, default_pause_after_s),
             freeze_after_s=_or_default(self.freeze_after, default_freeze_after_s),
+            allow=None if self.allow is None else tuple(self.allow),
+            require_tls=self.require_tls,
+            wake_on=self.wake_on,
+            max_clients=self.max_clients,
             port=self.port,
         )
+
+
+class ModifyCluster(_Body):
+    """What of a cluster should be otherwise. What is absent or null stays as it is."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"allow": ["10.0.0.0/8"], "require_tls": True},
+                {"max_clients": "none", "pause_after": 60, "freeze_after": "never"},
+            ]
+        }
+    )
+
+    allow: Networks | None = Field(
+        default=None, description="Networks from which clients may connect, in place of the present ones."
+    )
+    require_tls: bool | None = Field(default=None, strict=True, description="Whether clients without TLS are refused.")
+    wake_on: WakeOn | None = Field(default=None, description="Who starts a stopped engine: `authenticated` or `any`.")
+    max_clients: Most | Literal["none"] | None = Field(
+        default=None, description="The most clients at once, at least 1, or `none` for no limit of its own."
+    )
+    pause_after: PauseDelay = Field(
+        default=None, description="Seconds without a session after which the cluster pauses, or `never`."
+    )
+    freeze_after: FreezeDelay = Field(
+        default=None, description="Seconds of quiet after which the cluster freezes, at least 0.01, or `never`."
+    )
+
+    def to_request(self) -> view.ModifyRequest:
+        """Answer the request in control's terms."""
+        return view.ModifyRequest(
+            allow=view.UNCHANGED if self.allow is None else tuple(self.allow),
+            require_tls=_or_unchanged(self.require_tls),
+            wake_on=_or_unchanged(self.wake_on),
+            max_clients=None if self.max_clients == "none" else _or_unchanged(self.max_clients),
+            pause_after_s=None if self.pause_after == "never" else _or_unchanged(self.pause_after),
+            freeze_after_s=None if self.freeze_after == "never" else _or_unchanged(self.freeze_after),
+        )
+
+
+Given = TypeVar("Given")
+
+
+def _or_unchanged(given: Given | None) -> Given | view.Unchanged:
+    """Answer a value in control's terms, where None means something."""
+    return view.UNCHANGED if given is None else given
 
 
 class PauseCluster(_Body):
@@ -324,10 +419,28 @@ class ServerStatus(_Response):
     started_at: Moment
     uptime_s: float
     api_socket: Path
-    api_port: int = Field(description="Loopback TCP port of this API.")
+    api_port: int = Field(description="TCP port of this API.")
     bind: list[str] = Field(description="Addresses on which clusters' endpoints listen.")
     clusters: dict[Compute, int] = Field(description="How many clusters are in each compute state.")
     sessions: int = Field(description="Clients connected or waiting to be, all clusters together.")
+
+
+class ServerCertificate(_Response):
+    """The server's certificate, and the root where that is Zorya's own."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [CERTIFICATE_EXAMPLE, OPERATORS_CERTIFICATE_EXAMPLE]})
+
+    root_pem: str | None = Field(
+        description="The root certificate with which clients verify the server; null when the certificate is the "
+        "operator's, whose clients have their own."
+    )
+    root_fingerprint: str | None = Field(description="SHA-256 of the root.")
+    root_not_after: Moment | None = Field(description="When the root ends.")
+    fingerprint: str = Field(description="SHA-256 of the server certificate.")
+    not_after: Moment = Field(description="When the server certificate ends. It is renewed before that.")
+    names: list[str] = Field(description="DNS names and addresses for which the server certificate is good.")
+    source: str = Field(description="Where it comes from: Zorya's own authority, or the path of the operator's file.")
+    problem: str = Field(description="What is wrong with the certificate or its renewal; empty when nothing is.")
 
 
 class Finding(_Response):

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from zorya.core.findings import Finding
 from zorya.core.model import Compute
+from zorya.trust.certificates import CertificateView
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +22,7 @@ class ServerStatus:
     uptime_s: float
     api_socket: Path
     api_port: int
-    """Loopback TCP port of this API."""
+    """TCP port of this API."""
     bind: Sequence[str]
     """Addresses on which clusters' endpoints listen."""
     clusters: Mapping[Compute, int]
@@ -46,6 +47,15 @@ class ServerControl(Protocol):
 
     async def doctor(self) -> Sequence[Finding]:
         """Examine the host."""
+
+    def ca(self) -> CertificateView:
+        """Answer the server's certificate, and the root where that is Zorya's own."""
+
+    async def renew_certificate(self) -> CertificateView:
+        """Make a new server certificate and answer it, once connections that begin get it.
+
+        Raises Conflict when the certificate is the operator's, DiskFull and StorageProblem when it cannot be written.
+        """
 
     def stop(self, *, leave_running: bool) -> None:
         """Begin to put every cluster to sleep and then end the server. Returns at once; may be repeated.

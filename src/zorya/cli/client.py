@@ -48,6 +48,16 @@ class Api:
         answer: list[wire.Finding] = self._ask("GET", "/v1/doctor", timeout_s=None)["findings"]
         return answer
 
+    def certificate(self) -> wire.ServerCertificate:
+        """Answer the server's certificate, and the root where that is Zorya's own."""
+        answer: wire.ServerCertificate = self._ask("GET", "/v1/ca")
+        return answer
+
+    def renew_certificate(self) -> wire.ServerCertificate:
+        """Have the server make a new certificate, and answer it."""
+        answer: wire.ServerCertificate = self._ask("POST", "/v1/ca/renew", timeout_s=None)
+        return answer
+
     def stop(self, *, leave_running: bool) -> wire.ServerStatus:
         """Have the server begin to stop, and answer its status as it was before."""
         answer: wire.ServerStatus = self._ask("POST", "/v1/stop", body={"leave_running": leave_running})
@@ -71,6 +81,16 @@ class Api:
     def create(self, cluster: wire.CreateCluster) -> wire.Cluster:
         """Make a cluster."""
         answer: wire.Cluster = self._ask("POST", "/v1/clusters", body=cluster, timeout_s=None)
+        return answer
+
+    def modify(self, name: str, changes: wire.ModifyCluster) -> wire.Cluster:
+        """Change a cluster."""
+        answer: wire.Cluster = self._ask("PATCH", _path(name), body=changes, timeout_s=None)
+        return answer
+
+    def change_password(self, name: str) -> wire.Credentials:
+        """Give the cluster's user a new password."""
+        answer: wire.Credentials = self._ask("POST", _path(name) + "/password", timeout_s=None)
         return answer
 
     def pause(self, name: str, *, force: bool) -> wire.Cluster:

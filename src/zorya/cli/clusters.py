@@ -11,8 +11,9 @@ import typer
 from zorya.cli import output, wire
 from zorya.cli.client import Api
 from zorya.cli.invocation import Invocation
-from zorya.cli.options import AsJson, Name
+from zorya.cli.options import MAX_CLIENTS_HELP, WAKE_ON_HELP, Allow, AsJson, FreezeAfter, Name, PauseAfter
 from zorya.core import errors
+from zorya.core.model import WakeOn
 
 _ENGINE_NAMES = {"postgres": "PostgreSQL"}
 # Each would send psql to another server than the one that PGHOST and PGPORT name (libpq, "Environment Variables").
@@ -45,6 +46,17 @@ def create(
             help="Freeze after so many seconds of quiet, sessions kept. [default: the server's setting]",
         ),
     ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CIDR",
+            help="Clients may connect from this network; repeatable. "
+            "[default: this host alone; must be given where the server listens for others]",
+        ),
+    ] = None,
+    require_tls: Annotated[bool, typer.Option("--require-tls", help="Refuse clients without TLS.")] = False,
+    wake_on: Annotated[WakeOn, typer.Option(help=WAKE_ON_HELP)] = WakeOn.AUTHENTICATED,
+    max_clients: Annotated[int | None, typer.Option(metavar="N", help=MAX_CLIENTS_HELP + " [default: any]")] = None,
     port: Annotated[int | None, typer.Option(help="Port of the endpoint. [default: a free one]")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -56,6 +68,8 @@ def create(
         "engine": engine,
         "min_capacity": min_capacity,
         "max_capacity": max_capacity,
+        "require_tls": require_tls,
+        "wake_on": wake_on.value,
     }
     if version is not None:
         request["version"] = version
@@ -63,6 +77,10 @@ def create(
         request["pause_after"] = pause_after
     if freeze_after is not None:
         request["freeze_after"] = freeze_after
+    if allow:
+        request["allow"] = allow
+    if max_clients is not None:
+        request["max_clients"] = max_clients
     if port is not None:
         request["port"] = port
     with output.progress(f"Creating cluster {name}", _step_of(api, name)):
@@ -116,9 +134,58 @@ def show(context: typer.Context, name: Name, *, as_json: AsJson = False) -> None
         output.print_facts(_facts(cluster))
 
 
+def modify(
+    context: typer.Context,
+    name: Name,
+    *,
+    allow: Allow = None,
+    require_tls: Annotated[
+        bool | None, typer.Option("--require-tls/--no-require-tls", help="Refuse clients without TLS, or serve them.")
+    ] = None,
+    wake_on: Annotated[WakeOn | None, typer.Option(help=WAKE_ON_HELP)] = None,
+    max_clients: Annotated[str | None, typer.Option(metavar="N|none", help=MAX_CLIENTS_HELP)] = None,
+    pause_after: PauseAfter = None,
+    freeze_after: FreezeAfter = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change who may connect to a cluster and when it sleeps. Takes effect at once; open sessions stay."""
+    changes: wire.ModifyCluster = {}
+    if allow:
+        changes["allow"] = allow
+    if require_tls is not None:
+        changes["require_tls"] = require_tls
+    if wake_on is not None:
+        changes["wake_on"] = wake_on.value
+    if max_clients is not None:
+        changes["max_clients"] = int(max_clients) if max_clients.isascii() and max_clients.isdigit() else max_clients
+    if pause_after is not None:
+        changes["pause_after"] = pause_after
+    if freeze_after is not None:
+        changes["freeze_after"] = freeze_after
+    if not changes:
+        raise errors.InvalidInput("Nothing to change was given.", hint="`zorya modify --help` lists the options.")
+    cluster = context.ensure_object(Invocation).api.modify(name, changes)
+    if as_json:
+        output.print_json(cluster)
+    else:
+        output.say(f"Cluster {cluster['name']}:")
+        output.print_facts(_rules(cluster))
+
+
+def change_password(context: typer.Context, name: Name, *, as_json: AsJson = False) -> None:
+    """Give a cluster's user a new password, and print the new URL. Open sessions stay."""
+    api = context.ensure_object(Invocation).api
+    with output.progress(f"Changing the password of cluster {name}", _step_of(api, name)):
+        credentials = api.change_password(name)
+    _print_url(credentials, as_json=as_json)
+
+
 def show_url(context: typer.Context, name: Name, *, as_json: AsJson = False) -> None:
     """Print a cluster's URL, password included."""
-    credentials = context.ensure_object(Invocation).api.credentials(name)
+    _print_url(context.ensure_object(Invocation).api.credentials(name), as_json=as_json)
+
+
+def _print_url(credentials: wire.Credentials, *, as_json: bool) -> None:
     if as_json:
         output.print_json(credentials)
     else:
@@ -246,7 +313,6 @@ def _facts(cluster: wire.Cluster) -> list[tuple[str, str]]:
         facts.append(("operation", f"{operation['name']}: {operation['step']}"))
     if cluster["endpoint_problem"]:
         facts.append(("endpoint problem", cluster["endpoint_problem"]))
-    never = "never"
     facts += [
         ("endpoint", _endpoint(cluster["endpoint"])),
         ("database", cluster["database"]),
@@ -256,8 +322,7 @@ def _facts(cluster: wire.Cluster) -> list[tuple[str, str]]:
         ("compute", cluster["compute"]),
         ("capacity", f"{cluster['capacity']:g} ACU"),
         ("limits", f"{cluster['min_capacity']:g} to {cluster['max_capacity']:g} ACU"),
-        ("pauses after", never if cluster["pause_after_s"] is None else output.duration(cluster["pause_after_s"])),
-        ("freezes after", never if cluster["freeze_after_s"] is None else output.delay(cluster["freeze_after_s"])),
+        *_rules(cluster),
     ]
     if cluster["pauses_in_s"] is not None:
         facts.append(("pauses in", output.duration(cluster["pauses_in_s"])))
@@ -276,6 +341,19 @@ def _facts(cluster: wire.Cluster) -> list[tuple[str, str]]:
         ("mode", cluster["mode"]),
         ("id", cluster["id"]),
         ("created", output.local_time(cluster["created_at"])),
+    ]
+
+
+def _rules(cluster: wire.Cluster) -> list[tuple[str, str]]:
+    """Answer what `zorya modify` can change."""
+    never = "never"
+    return [
+        ("may connect", ", ".join(cluster["allow"])),
+        ("TLS", "required" if cluster["require_tls"] else "offered"),
+        ("wakes for", "clients that have logged in" if cluster["wake_on"] == WakeOn.AUTHENTICATED else "any client"),
+        ("max clients", "any number" if cluster["max_clients"] is None else str(cluster["max_clients"])),
+        ("pauses after", never if cluster["pause_after_s"] is None else output.duration(cluster["pause_after_s"])),
+        ("freezes after", never if cluster["freeze_after_s"] is None else output.delay(cluster["freeze_after_s"])),
     ]
 
 

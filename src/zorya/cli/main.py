@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import zorya
-from zorya.cli import clusters, events, output, server
+from zorya.cli import ca, clusters, events, output, server
 from zorya.cli.invocation import Invocation
 from zorya.core.errors import ZoryaError
 
@@ -66,17 +66,24 @@ app = typer.Typer(
 )
 app.callback()(_begin)
 _GROUPS: dict[str, dict[str, Callable[..., None]]] = {
-    "Server": {"up": server.up, "down": server.down, "status": server.show_status, "doctor": server.doctor},
+    "Server": {
+        "up": server.up,
+        "down": server.down,
+        "status": server.show_status,
+        "doctor": server.doctor,
+        "ca": ca.show_ca,
+    },
     "Clusters": {
         "create": clusters.create,
         "list": clusters.list_clusters,
         "show": clusters.show,
+        "modify": clusters.modify,
         "pause": clusters.pause,
         "resume": clusters.resume,
         "delete": clusters.delete,
         "events": events.show_events,
     },
-    "Connecting": {"url": clusters.show_url, "connect": clusters.connect},
+    "Connecting": {"url": clusters.show_url, "password": clusters.change_password, "connect": clusters.connect},
 }
 for _title, _commands in _GROUPS.items():
     for _name, _command in _commands.items():

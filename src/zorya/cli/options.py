@@ -16,3 +16,14 @@ Name = Annotated[str, typer.Argument(help="The cluster's name.", show_default=Fa
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print JSON, and errors as JSON on standard error.", callback=_note_json)
 ]
+Allow = Annotated[
+    list[str] | None, typer.Option(metavar="CIDR", help="Clients may connect from this network; repeatable.")
+]
+PauseAfter = Annotated[
+    str | None, typer.Option(metavar="SECONDS|never", help="Pause after so many seconds without a session.")
+]
+FreezeAfter = Annotated[
+    str | None, typer.Option(metavar="SECONDS|never", help="Freeze after so many seconds of quiet, sessions kept.")
+]
+WAKE_ON_HELP = "Start for clients that have logged in (authenticated), or for any."
+MAX_CLIENTS_HELP = "Serve so many clients at once at most."

@@ -34,6 +34,10 @@ class Cluster(TypedDict):
     max_capacity: float
     pause_after_s: int | None
     freeze_after_s: float | None
+    allow: list[str]
+    require_tls: bool
+    wake_on: str
+    max_clients: int | None
     endpoint: Endpoint
     endpoint_problem: str
     attach: str
@@ -60,7 +64,22 @@ class CreateCluster(TypedDict, total=False):
     max_capacity: float
     pause_after: str
     freeze_after: str
+    allow: list[str]
+    require_tls: bool
+    wake_on: str
+    max_clients: int
     port: int
+
+
+class ModifyCluster(TypedDict, total=False):
+    """What of a cluster should be otherwise; what is absent stays."""
+
+    allow: list[str]
+    require_tls: bool
+    wake_on: str
+    max_clients: int | str
+    pause_after: str
+    freeze_after: str
 
 
 class Credentials(TypedDict):
@@ -97,6 +116,19 @@ class ServerStatus(TypedDict):
     bind: list[str]
     clusters: dict[str, int]
     sessions: int
+
+
+class ServerCertificate(TypedDict):
+    """The server's certificate, and the root where that is Zorya's own."""
+
+    root_pem: str | None
+    root_fingerprint: str | None
+    root_not_after: str | None
+    fingerprint: str
+    not_after: str
+    names: list[str]
+    source: str
+    problem: str
 
 
 class Finding(TypedDict):

@@ -4,28 +4,29 @@
 truth while the server runs, since nobody else writes it; the catalog has the durable copy, and the host itself shows
 whether an engine runs. So the server may be killed after any step: `_take_over` compares the record with the host and
 the same rules go on from there.
+
+What it consists of: `endpoint` (what the gateway asks), `resume`, `sleep`, `pause`, `passwords`, `edits`.
 """
 
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from math import inf
 
-from zorya.control import lifecycle, states
-from zorya.control.attendance import Attendance
-from zorya.control.catalog import NewEvent
+from zorya.control import lifecycle, modify, passwords
+from zorya.control.edits import Edits
+from zorya.control.endpoint import ClusterEndpoint
 from zorya.control.events import EventKind
-from zorya.control.journal import Journal
 from zorya.control.lifecycle import Action, Decision, Process, Situation, StopWish
-from zorya.control.live import LiveEngine
+from zorya.control.passwords import PasswordChange
 from zorya.control.record import ClusterRecord
+from zorya.control.resume import Resume
+from zorya.control.sleep import Sleep
 from zorya.control.states import Cause
 from zorya.control.surroundings import Surroundings
-from zorya.control.view import OperationView
-from zorya.control.waiting import WaitingRoom
+from zorya.control.view import ModifyRequest, OperationView
 from zorya.core import errors, failpoints, logging
-from zorya.core.model import Compute, Entrance, Handoff, Status
+from zorya.core.model import Compute, Handoff, Status
 
 _log = logging.get("zorya.control")
 
@@ -47,133 +48,68 @@ _OPERATIONS = {
 _INTERRUPTIBLE = frozenset({Action.AWAIT_READY, Action.CHECKPOINT, Action.RECLAIM})
 
 
-class ClusterOwner:
+class ClusterOwner(ClusterEndpoint):
     """One cluster. The gateway knows it as an endpoint, `fleet.Fleet` as the cluster itself."""
 
     def __init__(self, record: ClusterRecord, *, revision: int, surroundings: Surroundings) -> None:
         """Own the cluster of this record; `run` does the work."""
-        self.record = record
+        super().__init__(record, revision=revision, surroundings=surroundings)
         self.endpoint_problem = ""
-        self._around = surroundings
-        self._runner = surroundings.runner
-        self._clock = surroundings.clock
-        # What is seen of the engine.
-        self._live: LiveEngine | None = None
-        self._phase = Process.ABSENT
-        self._entrance: Entrance | None = None
-        self._ending = ""
-        self._log_mark = 0
-        # What is wanted.
-        self._attendance = Attendance(surroundings.clock.monotonic_s())
-        self._waiting = WaitingRoom(record.name, timeout_s=surroundings.wake_timeout_s)
-        self._stop_wish = StopWish.NONE
-        self._delete_asked = False
-        self._server_stops = False
-        # Where the pause under way is.
-        self._checkpointed = False
-        self._counted_sessions = 0
-        self._stop_sent_s = 0.0
+        self._resume = Resume(
+            surroundings,
+            standing=self._standing,
+            seat=self._seat,
+            attendance=self._attendance,
+            waiting=self._waiting,
+            saved=self._saved,
+        )
+        self._sleep = Sleep(
+            surroundings,
+            standing=self._standing,
+            seat=self._seat,
+            attendance=self._attendance,
+            waiting=self._waiting,
+            login_failed=self.login_failed,
+            changed=self._changed.set,
+        )
+        self._password = PasswordChange(self._runner, self._standing)
+        self._edits = Edits(self._standing, changed=self._changed.set)
         # Who is to be told.
-        self._changed = asyncio.Event()
         self._settled = asyncio.Condition()
         self._taken_over = asyncio.Event()
-        self._operation: OperationView | None = None
         self._failure: errors.ZoryaError | None = None
         self._retries = False
         self._stops = 0
-        self._journal = Journal(surroundings.catalog, revision=revision, told=surroundings.told)
-
-    # What the gateway asks; see gateway.directory.Endpoint.
-
-    @property
-    def name(self) -> str:
-        """The cluster's name."""
-        return self.record.name
-
-    def enter(self) -> None:
-        """Count a client in that wants a session."""
-        self._attendance.enter()
-
-    def leave(self) -> None:
-        """Count the client out."""
-        if self._attendance.leave(self._clock.monotonic_s()):
-            self._changed.set()
-
-    def attached(self) -> None:
-        """Note that a client has its session with the engine, which is to be looked at for it."""
-        self._attendance.attach(self._clock.monotonic_s())
-
-    def detached(self) -> None:
-        """Note that a session is over, so that the engine is looked at soon."""
-        if self._live is not None:
-            self._live.look_soon()
-        self._changed.set()
-
-    @property
-    def is_up(self) -> bool:
-        """Whether the engine serves clients, be it frozen."""
-        return self._entrance is not None and self.record.compute in {Compute.RUNNING, Compute.FROZEN}
-
-    def running(self) -> Entrance | None:
-        """Answer how to get into the engine if it runs and is about neither to stop nor to freeze."""
-        if self.record.compute is not Compute.RUNNING or self._live is None or self._live.is_freezing:
-            return None
-        return self._entrance
-
-    async def wake(self) -> Entrance:
-        """Answer how to get into the engine, once it runs; see gateway.directory.Endpoint.wake."""
-        entrance = self.running()
-        if entrance is not None:
-            return entrance
-        if self._ends:
-            raise self._refusal()
-        self._changed.set()
-        return await self._waiting.wait()
-
-    @property
-    def _ends(self) -> bool:
-        return self._server_stops or self._delete_asked or self.record.status in {Status.DELETING, Status.DELETED}
-
-    def _refusal(self) -> errors.ZoryaError:
-        if self._server_stops:
-            return errors.NotReady("The Zorya server is stopping.", client_message="the Zorya server is stopping")
-        return errors.ClusterNotFound(f"Cluster {self.name} was deleted.")
 
     # What the fleet asks.
 
     @property
-    def sessions(self) -> int:
-        """Clients that have a session with the engine, and those at the endpoint that wait for theirs."""
-        attendance = self._attendance
-        return attendance.visitors + (self._live.sessions(attendance.unseen) if self._live is not None else 0)
-
-    @property
     def pid(self) -> int | None:
         """The engine's first process, if it runs."""
-        return self._live.process.pid if self._live is not None else None
+        return self._seat.live.process.pid if self._seat.live is not None else None
 
     @property
     def handoff(self) -> Handoff:
         """Whether clients can be handed over to the engine, or to the next that is started."""
-        return self._entrance.handoff if self._entrance else self._runner.expected_handoff(self.record)
+        return self._seat.entrance.handoff if self._seat.entrance else self._runner.expected_handoff(self.record)
 
     @property
     def resident_bytes(self) -> int | None:
         """The memory that the engine occupies; None when it does not run."""
-        return self._live.group.resident_bytes() if self._live is not None else None
+        return self._seat.live.group.resident_bytes() if self._seat.live is not None else None
 
     @property
     def awake_reason(self) -> str:
         """What keeps a running cluster from freezing, as a sentence; empty when nothing does, or it does not run."""
-        if self.record.compute is not Compute.RUNNING or self.record.freeze_after_s is None or self._live is None:
+        if self.record.compute is not Compute.RUNNING or self.record.freeze_after_s is None or self._seat.live is None:
             return ""
-        busy = self._live.quiet.busy if self._live.quiet is not None else ""
-        return busy or self._live.freeze_problem
+        busy = self._seat.live.quiet.busy if self._seat.live.quiet is not None else ""
+        return busy or self._seat.live.freeze_problem
 
     @property
     def operation(self) -> OperationView | None:
         """What is being done now."""
-        return self._operation
+        return self._standing.operation
 
     @property
     def pauses_in_s(self) -> float | None:
@@ -202,12 +138,12 @@ class ClusterOwner:
             raise self._busy()
         if self._is_down():
             return
-        if self._live is not None:
-            self._live.look_soon()
+        if self._seat.live is not None:
+            self._seat.live.look_soon()
         stops = self._stops
-        self._stop_wish = StopWish.NOW if force else StopWish.WHEN_UNUSED
+        self._pause.wish = StopWish.NOW if force else StopWish.WHEN_UNUSED
         self._changed.set()
-        await self._until(lambda: self._stop_wish is StopWish.NONE)
+        await self._until(lambda: self._pause.wish is StopWish.NONE)
         if self._stops == stops and not self._is_down():
             raise self._busy()
 
@@ -224,16 +160,61 @@ class ClusterOwner:
         return self.record.compute in {Compute.STOPPED, Compute.FAILED}
 
     def _busy(self) -> errors.ClusterBusy:
-        sessions = self.sessions or self._counted_sessions
+        sessions = self.sessions or self._pause.counted_sessions
         return errors.ClusterBusy(
             f"Cluster {self.name} has {sessions} open session{'' if sessions == 1 else 's'}.",
             hint="Close them, or use --force to end them.",
         )
 
+    async def modify(self, request: ModifyRequest) -> None:
+        """Change what a user may choose; see facade.Clusters.modify. The request must be a checked one."""
+        await self._edit(lambda record: modify.apply(record, request), EventKind.MODIFIED, modify.describe)
+
+    async def change_password(self) -> None:
+        """Have the engine take a new password, and wait until it has; see facade.Clusters.change_password."""
+        await self._edit(passwords.choose, None, lambda _before, _after: "A new password is chosen.")
+        await failpoints.reached("password.recorded")
+        failures = self._password.failures
+        # A visitor: so it does not pause or freeze before it has it.
+        self.enter()
+        try:
+            await self.wake()
+            await self._until(lambda: self._is_password_settled(failures))
+        except errors.EngineProblem as error:
+            raise passwords.goes_on(error) from error
+        finally:
+            self.leave()
+        if self._password.failures != failures and self._password.problem is not None:
+            raise passwords.goes_on(self._password.problem)
+        if self._password.is_under_way:
+            raise passwords.goes_on(errors.NotReady("The engine was stopped."))
+
+    def _is_password_settled(self, failures: int) -> bool:
+        is_out_of_reach = self._ends or self.record.compute is not Compute.RUNNING
+        return is_out_of_reach or not self._password.is_under_way or self._password.failures != failures
+
+    async def _edit(
+        self,
+        change: Callable[[ClusterRecord], ClusterRecord],
+        kind: EventKind | None,
+        describe: Callable[[ClusterRecord, ClusterRecord], str],
+    ) -> None:
+        if self._ends:
+            raise self._refusal()
+        await self._edits.ask(change, kind=kind, describe=describe)
+
+    async def renew_tls(self) -> None:
+        """Give the engine the present certificate; see Resume.renew_tls."""
+        await self._resume.renew_tls()
+
+    async def tell(self, kind: EventKind, reason: str) -> None:
+        """Write an event that is not a change of state."""
+        await self._standing.tell(kind, reason)
+
     async def delete(self) -> None:
         """Remove the cluster and wait until it is gone."""
         self._delete_asked = True
-        self._entrance = None
+        self._seat.entrance = None
         self._waiting.settle(self._refusal())
         self._changed.set()
         await self._until(lambda: self.record.status is Status.DELETED)
@@ -241,19 +222,18 @@ class ClusterOwner:
     async def put_to_sleep(self) -> None:
         """Stop the engine for good, as the server stops, and wait until it has stopped. Ends sessions."""
         self._server_stops = True
-        self._stop_wish = StopWish.NOW
+        self._pause.wish = StopWish.NOW
         self._waiting.settle(self._refusal())
         self._changed.set()
         await self._until(
-            lambda: self._live is None and (self._is_down() or self.record.status is not Status.AVAILABLE)
+            lambda: self._seat.live is None and (self._is_down() or self.record.status is not Status.AVAILABLE)
         )
 
     async def let_go(self) -> None:
         """Leave the engine running, as when the server is ended by force. Nobody watches its sessions: it is thawed."""
-        if self._live is not None:
-            await self._live.close()
-            self._live.process.release()
-        await self._journal.flush()
+        await self._pause.release()
+        await self._seat.let_go()
+        await self._standing.journal.flush()
 
     async def _until(self, reached: Callable[[], bool]) -> None:
         async with self._settled:
@@ -263,7 +243,7 @@ class ClusterOwner:
 
     async def run(self) -> None:
         """Look after the cluster until it is deleted, or until cancelled: then its engine goes on without an owner."""
-        writer = asyncio.create_task(self._journal.run(), name=f"{self.name}: journal")
+        writer = asyncio.create_task(self._standing.journal.run(), name=f"{self.name}: journal")
         try:
             await self._look_after()
         finally:
@@ -278,6 +258,11 @@ class ClusterOwner:
                 self._settled.notify_all()
             # From here to the step itself nothing is awaited, so that the decision still holds when it is acted on.
             self._changed.clear()
+            if self._ends:
+                self._edits.refuse(self._refusal())
+            if self._edits.is_due:
+                await self._edits.make()
+                continue
             decision = lifecycle.decide(self._situation())
             self._note_operation(decision.action)
             if decision.action is Action.END:
@@ -289,12 +274,11 @@ class ClusterOwner:
 
     def _situation(self) -> Situation:
         now_s = self._clock.monotonic_s()
-        stopping = self._phase is Process.STOPPING
-        live = self._live
+        live = self._seat.live
         return Situation(
             status=self.record.status,
             compute=self.record.compute,
-            process=self._phase,
+            process=self._seat.phase,
             waiters=self._waiting.waiters,
             visitors=self._attendance.visitors,
             sessions=self._attendance.total,
@@ -307,11 +291,12 @@ class ClusterOwner:
             stirred=live.stirred if live is not None else "",
             frozen_s=now_s - live.frozen_at_s if live is not None else 0.0,
             reclaim_after_s=self._around.reclaim_after_s if live is not None and live.can_reclaim else None,
-            checkpointed=self._checkpointed,
-            counted_sessions=self._counted_sessions,
-            stopping_s=now_s - self._stop_sent_s if stopping else 0.0,
+            password_due_in_s=self._password.due_in_s(now_s),
+            checkpointed=self._pause.checkpointed,
+            counted_sessions=self._pause.counted_sessions,
+            stopping_s=self._pause.stopping_s(now_s),
             stop_timeout_s=self._around.stop_timeout_s,
-            stop_wish=self._stop_wish,
+            stop_wish=self._pause.wish,
             delete_asked=self._delete_asked,
             server_stops=self._server_stops,
         )
@@ -319,10 +304,10 @@ class ClusterOwner:
     def _note_operation(self, action: Action) -> None:
         if action in _OPERATIONS:
             name, step = _OPERATIONS[action]
-            if self._operation is None or self._operation.step != step:
-                self._operation = OperationView(name=name, step=step, since=self._clock.now())
-        elif action is Action.REST and self._phase is not Process.STOPPING:
-            self._operation = None
+            if self._standing.operation is None or self._standing.operation.step != step:
+                self._standing.operation = OperationView(name=name, step=step, since=self._clock.now())
+        elif action is Action.REST and self._seat.phase is not Process.STOPPING:
+            self._standing.operation = None
 
     async def _rest(self, seconds: float | None) -> None:
         with suppress(TimeoutError):
@@ -380,35 +365,37 @@ class ClusterOwner:
             case Action.BUILD:
                 await self._build()
             case Action.START:
-                await self._start(decision.reason)
+                await self._resume.start(decision.reason)
             case Action.AWAIT_READY:
-                await self._await_ready()
+                await self._resume.await_ready()
             case Action.FINISH_RESUME:
-                await self._finish_resume()
+                await self._resume.finish()
             case Action.LOOK:
-                await self._look()
+                await self._sleep.look()
             case Action.FREEZE:
-                await self._freeze(decision.reason)
+                await self._sleep.freeze(decision.reason)
             case Action.LISTEN:
-                self._held().listen()
+                self._seat.held().listen()
             case Action.RECLAIM:
-                await self._held().reclaim()
+                await self._seat.held().reclaim()
             case Action.THAW:
-                self._thaw(decision.reason)
+                self._sleep.thaw(decision.reason)
+            case Action.GIVE_VERIFIER:
+                await self._password.set()
             case Action.BEGIN_PAUSE:
-                await self._begin_pause(decision.reason)
+                await self._pause.begin(decision.reason)
             case Action.CANCEL_PAUSE:
-                await self._cancel_pause(decision.reason)
+                await self._pause.cancel(decision.reason)
             case Action.DROP_PAUSE:
-                self._stop_wish = StopWish.NONE
+                self._pause.wish = StopWish.NONE
             case Action.CHECKPOINT:
-                await self._checkpoint()
+                await self._pause.checkpoint()
             case Action.STOP:
-                await self._stop()
+                await self._pause.stop()
             case Action.NOTE_EXIT:
                 await self._note_exit()
             case Action.BEGIN_DELETE:
-                await self._change_status(Cause.DELETE_ASKED, decision.reason)
+                await self._standing.change_status(Cause.DELETE_ASKED, decision.reason)
                 await failpoints.reached("delete.begun")
             case Action.ABORT:
                 await self._abort(decision.reason)
@@ -417,35 +404,6 @@ class ClusterOwner:
             case Action.REST | Action.END:
                 raise AssertionError(decision.action)
 
-    def _held(self) -> LiveEngine:
-        assert self._live is not None
-        return self._live
-
-    def _hold(self, live: LiveEngine, phase: Process) -> None:
-        def ended(ending: str) -> None:
-            # Processes that are left of it notice its end only if they run.
-            live.thaw()
-            self._entrance = None
-            self._ending = ending
-            self._phase = Process.ENDED
-            self._changed.set()
-
-        self._live = live
-        self._phase = phase
-        self._around.guard.guard(self.record.id, live.group.freezer)
-        live.process.on_exit(ended)
-
-    async def _bury(self) -> None:
-        """Hold nothing any more of an engine that has ended."""
-        live, self._live = self._live, None
-        self._phase = Process.ABSENT
-        self._entrance = None
-        self._attendance.lose_engine(self._clock.monotonic_s())
-        if live is not None:
-            await live.close()
-            await live.group.remove()
-            self._around.guard.forget(self.record.id)
-
     async def _take_over(self) -> None:
         """Compare the record with what the host shows, once, at the start."""
         if self.record.status is Status.CREATING:
@@ -453,149 +411,59 @@ class ClusterOwner:
         found = self._runner.find_running(self.record)
         if found is None:
             self._runner.remove_group(self.record)
-            self.record = replace(self.record, process=None)
+            self._standing.note_process(None)
+            await self._saved.load()
             return
+        await self._forget_identities()
         await failpoints.reached("takeover.found")
         live, entrance = found
-        self._log_mark = self._runner.log_mark(self.record)
-        self._hold(live, Process.READY if entrance else Process.STARTING)
-        self.record = replace(self.record, process=live.process.identity)
+        self._seat.log_mark = self._runner.log_mark(self.record)
+        self._seat.take(live, Process.READY if entrance else Process.STARTING)
+        self._standing.note_process(live.process.identity)
         if self.record.status is not Status.AVAILABLE or self.record.compute is Compute.PAUSING:
             return
-        self._entrance = entrance
+        self._seat.entrance = entrance
         cause = Cause.FOUND_READY if entrance else Cause.FOUND_STARTING
         if entrance:
-            await self._look()  # so that its sessions are known from the beginning
+            await self._sleep.look()  # so that its sessions are known from the beginning
         if self.record.compute is not Compute.RESUMING or entrance:
-            await self._change_compute(cause, f"It is process {live.process.pid}.")
-        if entrance and self._entrance is entrance:
+            await self._standing.change_compute(cause, f"It is process {live.process.pid}.")
+        if entrance and self._seat.entrance is entrance:
             # Those who came before it was known that the engine runs.
             self._waiting.settle(entrance)
+
+    async def _forget_identities(self) -> None:
+        """An engine runs, so there is no file, unless a server died as it removed it; go on without if it stays."""
+        try:
+            self._saved.forget()
+            await self._saved.be_forgotten()
+        except errors.StorageProblem as error:
+            _log.error("who may log in could not be removed", cluster=self.name, error=str(error))
 
     # The steps.
 
     async def _build(self) -> None:
         await failpoints.reached("create.recorded")
         await self._runner.build(self.record)
+        await self._saved.load()
         await failpoints.reached("create.built")
-        await self._change_status(Cause.BUILT, "It sleeps until a client connects.")
+        await self._standing.change_status(Cause.BUILT, "It sleeps until a client connects.")
         await failpoints.reached("create.done")
 
-    async def _start(self, reason: str) -> None:
-        # The record is written while the engine starts: a durable write costs as much as a good part of the start. If
-        # the server dies in between, the data folder itself tells the next one of the engine.
-        again = self.record.compute is Compute.RESUMING
-        event = None if again else self._apply_compute(Cause.WANTED, reason)
-        self._log_mark = self._runner.log_mark(self.record)
-        saving = asyncio.create_task(self._journal.save(self.record, event), name=f"{self.name}: note the resume")
-        try:
-            await failpoints.reached("resume.begun")
-            live = await self._runner.start(self.record)
-            self._hold(live, Process.STARTING)
-            self.record = replace(self.record, process=live.process.identity)
-        finally:
-            await saving
-        await failpoints.reached("resume.started")
-
-    async def _await_ready(self) -> None:
-        # The engine may end between the decision and this step, which runs as a task of its own, and also in the turn
-        # in which it is found ready. Its end is a change that the next decision deals with.
-        live = self._live
-        if live is None or not live.process.alive:
-            return
-        await self._runner.await_ready(self.record, live.process)
-        if live.process.alive:
-            self._phase = Process.READY
-
-    async def _finish_resume(self) -> None:
-        process = self._held().process
-        self._entrance = self._runner.entrance(self.record, process)
-        if self._entrance is None:
-            # It was ready and is stopping already; its end will be noticed.
-            self._phase = Process.STARTING
-            return
-        self._attendance.begin_idling(self._clock.monotonic_s())
-        event = self._apply_compute(Cause.READY, f"The engine is process {process.pid}.")
-        # The clients go first: they need not wait until it is written that they need not wait.
-        self._waiting.settle(self._entrance)
-        await self._journal.save(self.record, event)
-        await failpoints.reached("resume.done")
-
-    async def _look(self) -> None:
-        """See what sessions there are, and whether the engine rests."""
-        live, of_unseen = self._held(), self._attendance.seen_by_look_at(self._clock.monotonic_s())
-        await live.look(self.record.freeze_after_s)
-        self._attendance.see(live.counted, of_unseen=of_unseen, now_s=self._clock.monotonic_s())
-
-    async def _freeze(self, reason: str) -> None:
-        """Freeze the engine, unless a client comes first. Those who come meanwhile wait for the outcome."""
-        live, entrance = self._held(), self._entrance
-        assert entrance is not None
-        ports = {self.record.port, entrance.address.port}
-        refused = await live.try_freeze(ports, self._changed.set, hindrance=self._around.guard.problem)
-        if refused:
-            if self._entrance is not None:
-                self._waiting.settle(self._entrance)
-        elif live.process.alive:
-            event = self._apply_compute(Cause.AT_REST, reason)
-            self._journal.save_later(self.record, event)
-            await failpoints.reached("freeze.done")
-
-    def _thaw(self, reason: str) -> None:
-        # The engine first, then those who want it, then the record: nobody needs to wait for the disk.
-        self._held().thaw()
-        event = self._apply_compute(Cause.WANTED, reason)
-        if self._entrance is not None:
-            self._waiting.settle(self._entrance)
-        self._journal.save_later(self.record, event)
-
-    async def _begin_pause(self, reason: str) -> None:
-        self._held().thaw()
-        self._entrance = None
-        self._checkpointed = False
-        self._counted_sessions = 0
-        await self._change_compute(Cause.STOP_DUE, reason)
-        await failpoints.reached("pause.begun")
-
-    async def _cancel_pause(self, reason: str) -> None:
-        self._stop_wish = StopWish.NONE
-        live, now_s = self._held(), self._clock.monotonic_s()
-        self._attendance.see(self._counted_sessions, of_unseen=0, now_s=now_s)
-        self._attendance.begin_idling(now_s)
-        self._entrance = self._runner.entrance(self.record, live.process)
-        live.look_soon()
-        event = self._apply_compute(Cause.WANTED, reason)
-        if self._entrance is not None:
-            self._waiting.settle(self._entrance)
-        await self._journal.save(self.record, event)
-
-    async def _checkpoint(self) -> None:
-        try:
-            self._counted_sessions = await self._held().count_anew()
-            if not self._counted_sessions or self._stop_wish is StopWish.NOW:
-                await self._runner.checkpoint(self.record)
-                self._checkpointed = True
-        except errors.NotReady:
-            # One of its processes crashed and it recovers, as it will at its next start.
-            self._phase = Process.STARTING
-        except errors.EngineProblem as error:
-            _log.warning("no checkpoint before the stop", cluster=self.name, error=str(error))
-            self._checkpointed = True
-        await failpoints.reached("pause.checkpointed")
-
-    async def _stop(self) -> None:
-        # No await between the decision and the signal: a client that came in it would be cut off.
-        self._runner.stop(self._held().process)
-        self._phase = Process.STOPPING
-        self._stop_sent_s = self._clock.monotonic_s()
-        await failpoints.reached("pause.signalled")
+    async def _bury(self) -> None:
+        """Hold nothing any more of an engine that has ended."""
+        await self._pause.release()
+        await self._seat.clear()
+        self._attendance.lose_engine(self._clock.monotonic_s())
 
     async def _note_exit(self) -> None:
+        if self.record.compute is Compute.PAUSING:
+            await self._pause.keep_identities()
         await self._bury()
-        self.record = replace(self.record, process=None)
+        self._standing.note_process(None)
         match self.record.compute:
             case Compute.RESUMING:
-                why = self._runner.explain_exit(self.record, self._ending, self._log_mark)
+                why = self._runner.explain_exit(self.record, self._seat.ending, self._seat.log_mark)
                 raise errors.StartFailed(
                     f"The engine of {self.name} did not start. {why}",
                     hint=f"Its log: {self._runner.log_path(self.record)}",
@@ -603,28 +471,30 @@ class ClusterOwner:
                 )
             case Compute.PAUSING:
                 self._stops += 1
-                self._stop_wish = StopWish.NONE
-                await self._change_compute(Cause.EXITED, self.record.reason)
+                self._pause.wish = StopWish.NONE
+                await self._standing.change_compute(Cause.EXITED, self.record.reason)
                 await failpoints.reached("pause.done")
             case _:
-                why = self._runner.explain_exit(self.record, self._ending or "an unseen end", self._log_mark)
+                why = self._runner.explain_exit(self.record, self._seat.ending or "an unseen end", self._seat.log_mark)
                 _log.error("engine lost", cluster=self.name, why=why)
-                self._stop_wish = StopWish.NONE
-                await self._change_compute(Cause.EXITED, why)
+                self._pause.wish = StopWish.NONE
+                await self._standing.change_compute(Cause.EXITED, why)
 
     async def _abort(self, reason: str) -> None:
-        in_vain = self._phase is Process.STOPPING and self.record.status is Status.AVAILABLE
-        await self._runner.abort(self.record, self._held())
+        # Whatever it said of its roles: it does not end cleanly, and what was committed last may be undone.
+        await self._pause.release()
+        in_vain = self._seat.phase is Process.STOPPING and self.record.status is Status.AVAILABLE
+        await self._runner.abort(self.record, self._seat.held())
         if in_vain:
             _log.warning("engine stopped by force", cluster=self.name, reason=reason)
-            await self.tell(EventKind.STOP_FORCED, f"{reason} It recovers at its next start.")
+            await self._standing.tell(EventKind.STOP_FORCED, f"{reason} It recovers at its next start.")
         await failpoints.reached("delete.stopped")
 
     async def _erase(self) -> None:
         await self._bury()
         await self._runner.erase(self.record)
         await failpoints.reached("delete.erased")
-        await self._change_status(Cause.ERASED, "")
+        await self._standing.change_status(Cause.ERASED, "")
 
     async def _failed(self, decision: Decision, error: errors.ZoryaError) -> None:
         self._failure = error
@@ -634,54 +504,11 @@ class ClusterOwner:
             # What was made goes first: on a full disk that is what lets the catalog be written.
             with suppress(errors.ZoryaError):
                 await self._runner.erase(self.record)
-            await self._change_status(Cause.BUILD_FAILED, str(error))
+            await self._standing.change_status(Cause.BUILD_FAILED, str(error))
         elif self.record.status is Status.AVAILABLE and self.record.compute is Compute.RESUMING:
-            await self._resume_failed(error)
+            self._pause.wish = StopWish.NONE
+            await self._resume.fail(error)
+        elif decision.action is Action.GIVE_VERIFIER:
+            self._password.note_failure(error, self._clock.monotonic_s())
         else:
             await self._retry_later(decision, error)
-
-    async def _resume_failed(self, error: errors.ZoryaError) -> None:
-        _log.error("resume failed", cluster=self.name, error=str(error))
-        if self._live is not None:
-            await self._runner.abort(self.record, self._live)
-        await self._bury()
-        self._stop_wish = StopWish.NONE
-        event = self._apply_compute(Cause.START_FAILED, str(error))
-        self._waiting.settle(error)
-        await self._journal.save(self.record, event)
-
-    # The record.
-
-    async def _change_compute(self, cause: Cause, reason: str) -> None:
-        event = self._apply_compute(cause, reason)
-        await self._journal.save(self.record, event)
-
-    def _apply_compute(self, cause: Cause, reason: str) -> NewEvent | None:
-        target, kind = states.change_of_compute(self.record.compute, cause)
-        self.record = replace(self.record, compute=target, reason=reason)
-        if target in {Compute.STOPPED, Compute.RUNNING, Compute.FROZEN, Compute.FAILED}:
-            self._operation = None
-        _log.info("compute", cluster=self.name, state=target.value, reason=reason)
-        return self._event(kind, reason)
-
-    async def _change_status(self, cause: Cause, reason: str) -> None:
-        before = self.record
-        target, kind = states.change_of_status(before.status, cause)
-        self.record = replace(before, status=target, reason=reason or before.reason)
-        self._operation = None
-        try:
-            await self._journal.save(self.record, self._event(kind, reason))
-        except errors.ZoryaError:
-            # Not written, not so: the step is repeated, and a deleted cluster must not come back at the next start.
-            self.record = before
-            raise
-        _log.info("status", cluster=self.name, state=target.value, reason=reason)
-
-    def _event(self, kind: EventKind | None, reason: str) -> NewEvent | None:
-        if kind is None:
-            return None
-        return NewEvent(at=self._clock.now(), cluster=self.name, kind=kind, reason=reason)
-
-    async def tell(self, kind: EventKind, reason: str) -> None:
-        """Write an event that is not a change of state."""
-        await self._journal.tell(NewEvent(at=self._clock.now(), cluster=self.name, kind=kind, reason=reason))

@@ -30,6 +30,9 @@ class EventKind(Enum):
     ENDPOINT_RESTORED = _Kind(1007, "notification", "The endpoint listens again.")
     FROZEN = _Kind(1008, "sleep", "The cluster is frozen.")
     THAWED = _Kind(1009, "sleep", "The cluster is thawed.")
+    PASSWORD_CHANGED = _Kind(16, "configuration change", "The cluster has a new password.")
+    MODIFIED = _Kind(1010, "configuration change", "The cluster was modified.")
+    LOGINS_FAILED = _Kind(1011, "security", "Many logins fail.")
 
     @property
     def id(self) -> str:
@@ -38,7 +41,10 @@ class EventKind(Enum):
 
     @property
     def category(self) -> str:
-        """One of creation, deletion, notification, failure, sleep. Those of sleep come by the thousand."""
+        """One of creation, deletion, configuration change, notification, security, failure, sleep.
+
+        Those of sleep come by the thousand.
+        """
         return self.value.category
 
     @property

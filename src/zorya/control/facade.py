@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from zorya.control.view import ClusterView, CreateRequest, Credentials, EventView
+from zorya.control.view import ClusterView, CreateRequest, Credentials, EventView, ModifyRequest
 
 
 class Clusters(Protocol):
@@ -20,13 +20,32 @@ class Clusters(Protocol):
         """Answer one cluster."""
 
     def credentials(self, name: str) -> Credentials:
-        """Answer what a client needs to connect."""
+        """Answer what a client needs to connect.
+
+        The password is the one that the engine is known to take. While a change of it is under way that is the old
+        one: the new one is not told before the engine has confirmed that it took it. If the server dies between the
+        two, the old one is told until the next server has had it confirmed, though the new one is in force.
+        """
 
     async def create(self, request: CreateRequest) -> ClusterView:
         """Make a cluster; it is available and stopped when this returns.
 
         Raises InvalidName, InvalidInput, NameTaken, PortInUse, NoFreePort, EngineMissing, DiskFull, StorageProblem,
         StartFailed. After any of these nothing of the cluster is kept.
+        """
+
+    async def modify(self, name: str, request: ModifyRequest) -> ClusterView:
+        """Change who may come and when it sleeps, from the next client on and without a restart; sessions stay.
+
+        Raises InvalidInput, DiskFull, HomeUnusable. After any of these nothing is changed.
+        """
+
+    async def change_password(self, name: str) -> Credentials:
+        """Have the cluster's user log in with a new password from now on; sessions stay. Answers it.
+
+        Wakes the engine. Raises DiskFull and HomeUnusable before anything is changed. Raises StartFailed, WakeTimeout,
+        NotReady and other EngineProblems when the engine did not confirm it: the change then goes on by itself, now or
+        at the engine's next start, and until then `credentials` answers the old password.
         """
 
     async def resume(self, name: str) -> ClusterView:

@@ -1,11 +1,12 @@
 """All clusters of a home: makes and finds their owners, and gives them their ports. Implements `facade.Clusters`."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Protocol
 from urllib.parse import quote
 
+from zorya.control import access, modify, showing
 from zorya.control.catalog import Catalog
 from zorya.control.cluster import ClusterOwner
 from zorya.control.events import EventKind
@@ -13,10 +14,10 @@ from zorya.control.installed import Installed
 from zorya.control.instance import InstanceRunner
 from zorya.control.record import ClusterRecord
 from zorya.control.surroundings import Guard, Surroundings
-from zorya.control.view import ClusterView, CreateRequest, Credentials, EventView
+from zorya.control.view import ClusterView, CreateRequest, Credentials, EventView, ModifyRequest
 from zorya.core import errors, ids, logging
 from zorya.core.clock import Clock
-from zorya.core.model import Address, Compute, Handoff, Mode, Secret, Status
+from zorya.core.model import Access, Address, Compute, Handoff, Mode, Secret, Status
 from zorya.core.settings import Settings
 
 _log = logging.get("zorya.control")
@@ -62,8 +63,9 @@ class Fleet:
         doors: Doors,
         guard: Guard,
         attach: Callable[[Handoff], tuple[str, str]],
+        login_failed: Callable[[str, str, int, str], None],
     ) -> None:
-        """`attach` answers how clients reach an engine and why, for `show`."""
+        """`attach` answers how clients reach an engine and why, for `show`; `login_failed`: see Surroundings."""
         self._settings = settings
         self._catalog = catalog
         self._clock = clock
@@ -84,6 +86,7 @@ class Fleet:
             wake_timeout_s=settings.wake_timeout_s,
             stop_timeout_s=settings.stop_timeout_s,
             reclaim_after_s=settings.reclaim_after_s,
+            login_failed=login_failed,
             told=self._tell_followers,
         )
 
@@ -177,6 +180,27 @@ class Fleet:
         except (errors.DiskFull, errors.HomeUnusable) as error:
             _log.error("old events could not be removed", error=str(error))
 
+    # What else the server asks.
+
+    def find(self, name: str) -> ClusterOwner | None:
+        """Answer the cluster of this name, in any case, as the gateway's endpoint; None when there is none."""
+        return self._owners.get(name.lower())
+
+    def access_rules(self) -> Mapping[str, Access]:
+        """Answer who may come to each cluster, by name."""
+        return {name: owner.access for name, owner in sorted(self._owners.items())}
+
+    async def renew_tls(self) -> None:
+        """Have every engine that is up use the present certificate; sessions stay. One that is frozen thaws for it.
+
+        Where that fails it is logged, and the engine goes on with the old one until the next time, or its next start.
+        """
+        for owner in list(self._owners.values()):
+            try:
+                await owner.renew_tls()
+            except errors.ZoryaError as error:
+                _log.error("the certificate could not be renewed", cluster=owner.name, error=str(error))
+
     # facade.Clusters
 
     def all(self) -> Sequence[ClusterView]:
@@ -204,14 +228,27 @@ class Fleet:
         """See facade.Clusters.create."""
         name = ids.parse_name(request.name)
         _check_capacity(request.min_capacity, request.max_capacity)
+        rules = self._rules(request)
         installation = await self._installed.choose(request.version)
         async with self._making:
             if name in self._owners:
                 raise errors.NameTaken(f"There is a cluster named {name} already.", hint="Choose another name.")
-            owner = await self._admit(name, request, installation.major)
+            owner = await self._admit(name, request, installation.major, rules)
         self._run_owner(owner)
         await owner.created()
         return self._view(owner)
+
+    async def modify(self, name: str, request: ModifyRequest) -> ClusterView:
+        """See facade.Clusters.modify."""
+        owner = self._owner(name)
+        await owner.modify(modify.checked(request))
+        return self._view(owner)
+
+    async def change_password(self, name: str) -> Credentials:
+        """See facade.Clusters.change_password."""
+        owner = self._owner(name)
+        await owner.change_password()
+        return self.credentials(owner.name)
 
     async def resume(self, name: str) -> ClusterView:
         """See facade.Clusters.resume."""
@@ -257,10 +294,21 @@ class Fleet:
 
     # Making.
 
-    async def _admit(self, name: str, request: CreateRequest, major: str) -> ClusterOwner:
+    def _rules(self, request: CreateRequest) -> Access:
+        """Answer who may come to a new cluster. Raises InvalidInput."""
+        access.check_max_clients(request.max_clients)
+        allow = request.allow
+        return Access(
+            allow=access.allow_by_default(self._settings.bind) if allow is None else access.parse_allow(allow),
+            require_tls=request.require_tls,
+            wake_on=request.wake_on,
+            max_clients=request.max_clients,
+        )
+
+    async def _admit(self, name: str, request: CreateRequest, major: str, rules: Access) -> ClusterOwner:
         """Find a port, listen on it and write the record: from here on the cluster exists, if not yet its data."""
         for port in self._candidate_ports(request.port):
-            record = self._new_record(name, request, major, port)
+            record = self._new_record(name, request, major, port, rules)
             owner = ClusterOwner(record, revision=1, surroundings=self._surroundings)
             try:
                 self._doors.open(port, owner)
@@ -293,7 +341,7 @@ class Fleet:
             )
         yield wanted
 
-    def _new_record(self, name: str, request: CreateRequest, major: str, port: int) -> ClusterRecord:
+    def _new_record(self, name: str, request: CreateRequest, major: str, port: int, rules: Access) -> ClusterRecord:
         return ClusterRecord(
             id=ids.new_cluster_id(),
             name=name,
@@ -310,6 +358,8 @@ class Fleet:
             freeze_after_s=request.freeze_after_s,
             username=USERNAME,
             password=Secret(ids.new_password()),
+            next_password=None,
+            access=rules,
             database=name,
             created_at=self._clock.now(),
             process=None,
@@ -332,36 +382,14 @@ class Fleet:
 
     def _view(self, owner: ClusterOwner) -> ClusterView:
         record = owner.record
-        running = record.compute in {Compute.RUNNING, Compute.PAUSING}
         attach, attach_reason = self._attach(owner.handoff)
-        return ClusterView(
-            name=record.name,
-            id=record.id,
-            engine=record.engine,
+        return showing.view(
+            owner,
             engine_version=self._runner.engine_version(record),
-            mode=record.mode,
-            status=record.status,
-            compute=record.compute,
-            reason=record.reason,
-            capacity=record.max_capacity if running else 0.0,
-            min_capacity=record.min_capacity,
-            max_capacity=record.max_capacity,
-            pause_after_s=record.pause_after_s,
-            freeze_after_s=record.freeze_after_s,
+            engine_log=str(self._runner.log_path(record)),
             endpoint=self._endpoint(record),
-            endpoint_problem=owner.endpoint_problem,
             attach=attach,
             attach_reason=attach_reason,
-            username=record.username,
-            database=record.database,
-            sessions=owner.sessions,
-            engine_pid=owner.pid,
-            resident_bytes=owner.resident_bytes,
-            awake_reason=owner.awake_reason,
-            engine_log=str(self._runner.log_path(record)),
-            pauses_in_s=owner.pauses_in_s,
-            operation=owner.operation,
-            created_at=record.created_at,
         )
 
 

@@ -6,14 +6,16 @@ import resource
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from zorya.compute import group, sight, vigil
 from zorya.compute.freezer import Way
+from zorya.control import access
 from zorya.core import account, errors
 from zorya.core.findings import Finding, FindingState
 from zorya.core.home import Home
+from zorya.core.model import Access
 from zorya.core.settings import Settings
 from zorya.engines import handoff
 from zorya.engines.postgres import installations
@@ -25,8 +27,17 @@ _ENOUGH_BACKLOG = 1024
 _LOW_SPACE_BYTES = 1024**3
 
 
-def examine(home: Home, settings: Settings) -> Sequence[Finding]:
-    """Answer the findings, in the order in which a person should read them. Blocking."""
+def examine(
+    home: Home,
+    settings: Settings,
+    *,
+    certificate: Finding | None = None,
+    rules: Mapping[str, Access] | None = None,
+) -> Sequence[Finding]:
+    """Answer the findings, in the order in which a person should read them. Blocking.
+
+    A running server says what it has for a `certificate`, and who may come to each cluster (`rules`, by name).
+    """
     return [
         _python(),
         _postgres(settings),
@@ -38,6 +49,8 @@ def examine(home: Home, settings: Settings) -> Sequence[Finding]:
         _descriptors(),
         _backlog(),
         _attach(settings),
+        certificate or _certificate(settings),
+        _reach(settings, rules or {}),
         *_freezing(settings),
     ]
 
@@ -160,6 +173,33 @@ def _attach(settings: Settings) -> Finding:
         "attach",
         f"Clients are relayed: their bytes pass through Zorya. {library.reason}",
         "Mend that to have them talk to their engines directly.",
+    )
+
+
+def _certificate(settings: Settings) -> Finding:
+    if settings.tls_cert_file is None:
+        return _finding("certificate", "From Zorya's own authority, made at the first start; `zorya ca` prints it.")
+    missing = [str(one) for one in (settings.tls_cert_file, settings.tls_key_file) if one is None or not one.exists()]
+    return _finding(
+        "certificate",
+        f"From {settings.tls_cert_file}{', but not all of it is there' if missing else ''}.",
+        "Set tls_cert_file and tls_key_file to files that exist." if missing else "",
+        state=FindingState.MISSING if missing else None,
+    )
+
+
+def _reach(settings: Settings, rules: Mapping[str, Access]) -> Finding:
+    """Whether clusters allow those whom the server listens for: each of the two is often changed without the other."""
+    where = f"Endpoints listen on {', '.join(settings.bind)}"
+    if access.is_loopback(settings.bind):
+        return _finding("reach", f"{where}: only this host's own programs can connect.")
+    closed = [name for name, rule in rules.items() if access.is_for_loopback(rule.allow)]
+    if not closed:
+        return _finding("reach", f"{where}; each cluster says who may connect.")
+    return _finding(
+        "reach",
+        f"{where}, but only this host's own programs may connect to {', '.join(closed)}.",
+        f"If others shall, say from where: `zorya modify {closed[0]} --allow CIDR`.",
     )
 
 

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import shutil
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 from zorya.compute import group, leftovers, logfile
@@ -12,12 +13,13 @@ from zorya.compute.processes import EngineProcess, Launch
 from zorya.control.installed import Installed
 from zorya.control.live import LiveEngine
 from zorya.control.record import ClusterRecord
+from zorya.control.tail import LogTail
 from zorya.core import errors, files
 from zorya.core.account import Account
 from zorya.core.clock import Clock
 from zorya.core.home import Home
-from zorya.core.model import Address, Entrance, Handoff
-from zorya.engines.base import Engine, Instance, Phase
+from zorya.core.model import Address, Entrance, Handoff, Secret
+from zorya.engines.base import Engine, HeldIdentities, Installation, Instance, Phase, TlsFiles
 from zorya.engines.handoff import Library
 
 ABORT_TIMEOUT_S = 5.0
@@ -42,8 +44,12 @@ class InstanceRunner:
         library: Library,
         grouping: Grouping,
         log_max_bytes: int,
+        tls: Callable[[], TlsFiles | None],
     ) -> None:
-        """Run `engine`'s programs as `account`, with the handoff library, in groups as the host allows."""
+        """Run `engine`'s programs as `account`, with the handoff library, in groups as the host allows.
+
+        `tls` answers the present certificate; None where no engine is to speak TLS.
+        """
         self._home = home
         self._engine = engine
         self._installed = installed
@@ -52,6 +58,7 @@ class InstanceRunner:
         self._library = library
         self._grouping = grouping
         self._log_max_bytes = log_max_bytes
+        self._tls = tls
 
     def engine_version(self, record: ClusterRecord) -> str:
         """Answer the full version of the installation that the cluster runs on."""
@@ -60,6 +67,23 @@ class InstanceRunner:
     def log_path(self, record: ClusterRecord) -> Path:
         """Answer where the engine logs."""
         return self._home.of_cluster(record.id).log
+
+    def identities_path(self, record: ClusterRecord) -> Path:
+        """Answer where it is kept who may log in while the engine does not run."""
+        return self._home.of_cluster(record.id).identities
+
+    def speaks_tls(self, record: ClusterRecord) -> bool:
+        """Whether the cluster's engine does TLS for clients that ask for it first."""
+        installation = self._installation(record)
+        return self._tls() is not None and installation is not None and self._engine.speaks_tls(installation)
+
+    def speaks_direct_tls(self, record: ClusterRecord) -> bool:
+        """Whether the cluster's engine does TLS for clients that begin with the handshake."""
+        installation = self._installation(record)
+        return self._tls() is not None and installation is not None and self._engine.speaks_direct_tls(installation)
+
+    def _installation(self, record: ClusterRecord) -> Installation | None:
+        return next((one for one in self._installed.found if one.major == record.engine_major), None)
 
     async def build(self, record: ClusterRecord) -> None:
         """Make the cluster's folders and data. Idempotent.
@@ -72,7 +96,11 @@ class InstanceRunner:
             # Passable for the engine, writable by it only where it has to write.
             files.ensure_folder(folders.root, mode=0o710 if self._account.is_other else 0o700, group=self._account)
             files.ensure_folder(folders.log.parent, mode=0o700)
-        await self._engine.build(instance, record.password)
+        await self._engine.build(instance, await self._new_verifier(record.password))
+
+    async def _new_verifier(self, password: Secret) -> Secret:
+        # It is slow on purpose.
+        return await asyncio.to_thread(self._engine.new_verifier, password)
 
     async def start(self, record: ClusterRecord) -> LiveEngine:
         """Start the engine, or answer the one that runs already. Returns before it is ready.
@@ -130,7 +158,8 @@ class InstanceRunner:
         folders = self._home.of_cluster(record.id)
         enclosed = ProcessGroup.enclose(self._grouping, _group_name(record), process.identity)
         watcher = functools.partial(self._engine.watcher, folders)
-        return LiveEngine(record.name, process, enclosed, new_watcher=watcher, clock=self._clock)
+        tail = LogTail(folders.log, find=self._engine.failed_logins)
+        return LiveEngine(record.name, process, enclosed, new_watcher=watcher, tail=tail, clock=self._clock)
 
     async def await_ready(self, record: ClusterRecord, process: EngineProcess) -> Address:
         """Wait until the engine serves clients and answer its address. Waits for ever if the process ends."""
@@ -165,6 +194,30 @@ class InstanceRunner:
     async def checkpoint(self, record: ClusterRecord) -> None:
         """Have the engine write its changed pages. Raises EngineProblem."""
         await self._engine.checkpoint(self._home.of_cluster(record.id))
+
+    async def hold_identities(self, record: ClusterRecord) -> HeldIdentities:
+        """Have the engine say who may log in, and let nobody change it; see Engine.hold_identities."""
+        return await self._engine.hold_identities(self._home.of_cluster(record.id))
+
+    async def set_password(self, record: ClusterRecord, password: Secret) -> None:
+        """Give the cluster's user another password in the running engine. May be repeated. Raises EngineProblem."""
+        verifier = await self._new_verifier(password)
+        await self._engine.set_password(self._home.of_cluster(record.id), record.username, verifier)
+
+    async def renew_tls(self, record: ClusterRecord, process: EngineProcess) -> None:
+        """Have the engine, which must be ready, use the present certificate for those who come from now on.
+
+        Raises DiskFull, StorageProblem, EngineMissing.
+        """
+        await self._engine.write_tls(await self._instance(record))
+        process.signal(self._engine.reload_signal)
+
+    def ended_cleanly(self, ending: str) -> bool:
+        """Whether an engine that ended so (see EngineProcess) had written everything, so that nothing is recovered.
+
+        Of one that an earlier server has started it is not known.
+        """
+        return ending == "exit code 0"
 
     def stop(self, process: EngineProcess) -> None:
         """Tell the engine to end its sessions and stop cleanly."""
@@ -214,6 +267,7 @@ class InstanceRunner:
             database=record.database,
             max_capacity=record.max_capacity,
             library=self._library_for_start(),
+            tls=self._tls(),
         )
 
 

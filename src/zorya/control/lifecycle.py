@@ -46,6 +46,7 @@ class Action(StrEnum):
     LISTEN = "listen"
     RECLAIM = "reclaim"
     THAW = "thaw"
+    GIVE_VERIFIER = "give verifier"
     BEGIN_PAUSE = "begin pause"
     CANCEL_PAUSE = "cancel pause"
     DROP_PAUSE = "drop pause"
@@ -87,6 +88,8 @@ class Situation:
     """How long it has been frozen; 0 if it is not."""
     reclaim_after_s: float | None
     """After how long the memory of a frozen engine is given back; None when it was, or cannot be."""
+    password_due_in_s: float | None
+    """When the engine is to be given a new password; None when there is none for it."""
     checkpointed: bool
     """Whether the checkpoint that goes before a stop is done."""
     counted_sessions: int
@@ -168,6 +171,8 @@ def _while_running(now: Situation) -> Decision:
         return Decision(action=Action.DROP_PAUSE, reason="A client came first.")
     if now.stop_wish is not StopWish.NONE:
         return Decision(action=Action.BEGIN_PAUSE, reason=_stop_reason(now))
+    if now.password_due_in_s is not None and now.password_due_in_s <= 0:
+        return Decision(action=Action.GIVE_VERIFIER, reason="A new password was asked for.")
     if _pause_is_due(now):
         return Decision(action=Action.BEGIN_PAUSE, reason=f"No client session for {now.pause_after_s} s.")
     if now.look_in_s <= 0:
@@ -212,6 +217,8 @@ def _next_check_s(now: Situation) -> float | None:
     times = [now.look_in_s]
     if now.pause_after_s is not None and not now.sessions:
         times.append(now.pause_after_s - now.idle_s)
+    if now.compute is Compute.RUNNING and now.password_due_in_s is not None:
+        times.append(now.password_due_in_s)
     if now.compute is Compute.FROZEN and now.reclaim_after_s is not None:
         times.append(now.reclaim_after_s - now.frozen_s)
     if now.compute is Compute.RUNNING and now.freeze_after_s is not None and now.quiet_s > 0 and not now.visitors:

@@ -4,7 +4,7 @@
 """
 
 import asyncio
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 
 from zorya.compute import procfs
 from zorya.compute.group import ProcessGroup
@@ -12,9 +12,10 @@ from zorya.compute.processes import EngineProcess
 from zorya.compute.vigil import Vigil
 from zorya.control import quiet
 from zorya.control.quiet import Quiet
+from zorya.control.tail import LogTail
 from zorya.core import errors, failpoints, logging
 from zorya.core.clock import Clock
-from zorya.engines.base import Activity, Watcher
+from zorya.engines.base import Activity, FailedLogin, Watcher
 
 LOOK_EVERY_S = 0.5
 """How often it is seen whether an engine's processes have come or gone: one small file is read."""
@@ -45,6 +46,7 @@ class LiveEngine:
         group: ProcessGroup,
         *,
         new_watcher: Callable[[], Watcher],
+        tail: LogTail,
         clock: Clock,
     ) -> None:
         """`new_watcher` raises EngineProblem until the engine says where it listens."""
@@ -65,6 +67,7 @@ class LiveEngine:
         """What is in the way of freezing it, as a sentence; empty when nothing is, or it was not tried."""
         self._cluster = cluster
         self._new_watcher = new_watcher
+        self._tail = tail
         self._clock = clock
         self._watcher: Watcher | None = None
         self._vigil: Vigil | None = None
@@ -101,6 +104,10 @@ class LiveEngine:
             _log.debug("the engine does not say what it does", cluster=self._cluster, error=str(error))
             every_s = LOOK_EVERY_S
         self.look_at_s = self._clock.monotonic_s() + every_s
+
+    async def failed_logins(self) -> Sequence[FailedLogin]:
+        """Answer the logins that the engine turned down since this was called last; see LogTail."""
+        return await self._tail.failed_logins()
 
     def look_soon(self) -> None:
         """Have it looked at next."""

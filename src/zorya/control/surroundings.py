@@ -35,5 +35,8 @@ class Surroundings:
     wake_timeout_s: float
     stop_timeout_s: float
     reclaim_after_s: float
+    login_failed: Callable[[str, str, int, str], None]
+    """Called with the cluster, the client's address and port and the role it wanted to be, for each login that an
+    engine turned down. A relayed client's address is this host's, its port that of the relay."""
     told: Callable[[], None]
     """Called after each event that was written."""

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum
+from typing import Final
 
-from zorya.core.model import Address, Compute, EngineKind, Mode, Secret, Status
+from zorya.core.model import Address, Compute, EngineKind, Mode, Secret, Status, WakeOn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +40,12 @@ class ClusterView:
     """None is never."""
     freeze_after_s: float | None
     """None is never."""
+    allow: tuple[str, ...]
+    """Networks in CIDR notation from which clients may come."""
+    require_tls: bool
+    wake_on: WakeOn
+    max_clients: int | None
+    """None is no limit of its own."""
     endpoint: Address
     endpoint_problem: str
     """Why the endpoint does not listen; empty when it does."""
@@ -87,8 +95,34 @@ class CreateRequest:
     max_capacity: float
     pause_after_s: int | None
     freeze_after_s: float | None
+    allow: tuple[str, ...] | None
+    """Networks from which clients may come; None is this host alone, and is refused where others could come."""
+    require_tls: bool
+    wake_on: WakeOn
+    max_clients: int | None
     port: int | None
     """None takes a free one of the configured range."""
+
+
+class Unchanged(Enum):
+    """The one value that leaves things as they are, where None means something."""
+
+    UNCHANGED = "unchanged"
+
+
+UNCHANGED: Final = Unchanged.UNCHANGED
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModifyRequest:
+    """What a user wants to be otherwise. Not validated yet, but for its types."""
+
+    allow: tuple[str, ...] | Unchanged
+    require_tls: bool | Unchanged
+    wake_on: WakeOn | Unchanged
+    max_clients: int | Unchanged | None
+    pause_after_s: int | Unchanged | None
+    freeze_after_s: float | Unchanged | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

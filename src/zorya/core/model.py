@@ -102,10 +102,6 @@ class Entrance:
     address: Address
     """Where it listens on this host, for the relay."""
     handoff: Handoff
-    speaks_tls: bool
-    """Whether the engine itself does TLS, for clients that ask for it first."""
-    speaks_direct_tls: bool
-    """Whether it does so also for clients that begin with the handshake (PostgreSQL 17 and newer)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

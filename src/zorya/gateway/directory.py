@@ -53,6 +53,17 @@ class Endpoint(Protocol):
         """
 
     @property
+    def speaks_tls(self) -> bool:
+        """Whether the engine itself does TLS for clients that ask for it first, whether or not it runs now."""
+
+    @property
+    def speaks_direct_tls(self) -> bool:
+        """Whether it does so also for clients that begin with the handshake (PostgreSQL 17 and newer)."""
+
+    def has_process(self, pid: int) -> bool:
+        """Whether this is one of the engine's processes. Never wakes, never blocks."""
+
+    @property
     def engine_major(self) -> int:
         """The major version of the engine, whether or not it runs."""
 

@@ -10,6 +10,12 @@ exactly one owner at any time, whatever happens to either side:
 
 The queue is short (net.unix.max_dgram_qlen, 10 by default). While it is full, as it is with an engine that is frozen or
 stuck, senders wait, and connections wait with them.
+
+A third descriptor, the prologue, lets the sender conduct the client's start. It is the engine's end of a stream socket
+pair: what the engine would read from the client it reads from there, and what it would send to the client it sends
+there, until the sender shuts its own end down for writing. At its next read the engine then goes over to the client,
+where it finds whatever the client has sent meanwhile, and its end is closed. So a sender that reads its end until it is
+at an end has all that the engine sent before it went over, and then owes the client nothing more.
 """
 
 import asyncio
@@ -34,10 +40,16 @@ def pack(peer: Peer) -> bytes:
     return family + port + flow.to_bytes(4) + host.packed + scope.to_bytes(4, sys.byteorder)
 
 
-async def hand_over(client: socket.socket, peer: Peer, inlet: Path) -> bool:
+async def hand_over(client: socket.socket, peer: Peer, inlet: Path, prologue: socket.socket | None = None) -> bool:
     """Give the connection to the engine at `inlet`; answer whether the engine has it. Waits as long as the engine does.
 
     Nobody may use `client` meanwhile: once the engine has it, it reads from it and makes it block.
+
+    `prologue` is the engine's end of a pair of connected AF_UNIX, SOCK_STREAM sockets; the sender's own may have been
+    written to already. It stays the caller's, whatever the answer is, and unread when that is not True, so that it can
+    be given again. When it is True the caller closes it at once, or its own end never comes to an end; it keeps
+    `client` as long as it conducts the start, to write to it what the engine sends to the prologue, and does so without
+    waiting for it (MSG_DONTWAIT): whether that descriptor blocks is the engine's affair now.
 
     When this answers True the caller closes its own descriptor and has nothing more to do with the client. Otherwise
     the connection is still the caller's alone and as it was; so it is when this raises OSError (the engine has ended,
@@ -49,7 +61,7 @@ async def hand_over(client: socket.socket, peer: Peer, inlet: Path) -> bool:
         with ours:
             ours.settimeout(0)
             with theirs:
-                await _send(carrier, pack(peer), [client, theirs])
+                await _send(carrier, pack(peer), [client, theirs, *([prologue] if prologue else [])])
             try:
                 return await _receive_receipt(ours)
             except asyncio.CancelledError:

@@ -1,23 +1,25 @@
-"""Listening for clients: one port a cluster, one task a connection."""
+"""Listening for clients: one port a cluster, one that all share if that is wanted, one task a connection."""
 
 import asyncio
 import contextlib
 import functools
 import socket
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
 from zorya.core import logging
 from zorya.core.settings import Settings
-from zorya.gateway import connection, handoff, pgwire, refusals, relay, sockets
+from zorya.gateway import connection, handoff, relay, shared, sockets
+from zorya.gateway.arrival import Arrival, Destination, House, ServerIdentity
 from zorya.gateway.directory import Endpoint
+from zorya.gateway.handshakes import Handshakes
+from zorya.gateway.throttle import Throttle
 
 ACCEPTS_PER_TURN = 64
 """Connections accepted from one socket before everything else gets its turn."""
-
-TURNED_AWAY_AT_ONCE = 64
-"""Clients beyond `max_clients` that are read before they are refused; those beyond that get the error unread."""
 
 HANDED_OVER_AT_ONCE = 8
 """Clients of one port that are on their way to the engine at once. Each takes three descriptors more, and the engine's
@@ -29,7 +31,8 @@ ACCEPT_PAUSE_S = 0.25
 WARNING_INTERVAL_S = 60.0
 """The least time between two warnings that say so."""
 
-_TOO_MANY = pgwire.error_response(refusals.TOO_MANY_CLIENTS)
+COUNT_EVERY_S = 0.25
+"""How often the clients of all clusters are counted at most; those that come in between are added."""
 
 log = logging.get("zorya.gateway")
 
@@ -64,12 +67,12 @@ class Keep(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Door:
-    """A cluster's open port."""
+    """An open port."""
 
     port: int
-    endpoint: Endpoint
+    destination: Destination | None
+    """None for the shared port."""
     listeners: list[socket.socket]
-    handing_over: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(HANDED_OVER_AT_ONCE))
     resumptions: dict[socket.socket, asyncio.TimerHandle] = field(default_factory=dict)
     """For each listening socket that pauses, what ends the pause."""
 
@@ -80,17 +83,30 @@ class Gateway:
     Used from the event loop's thread alone. A connection that was handed over is none of its concern any more.
     """
 
-    def __init__(self, settings: Settings, *, keep: Keep, kept: Mapping[int, Sequence[socket.socket]]) -> None:
-        """`kept` are the listening sockets that `keep` held for an earlier server, by port."""
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        keep: Keep,
+        kept: Mapping[int, Sequence[socket.socket]],
+        identity: Callable[[], ServerIdentity],
+        now: Callable[[], datetime],
+    ) -> None:
+        """`kept` are the listening sockets that `keep` held for an earlier server, by port; `now` is the wall clock."""
         self._settings = settings
         self._keep = keep
         self._kept = dict(kept)
+        self._identity = identity
+        self._now = now
         self._doors: dict[int, _Door] = {}
+        self._names: dict[int, str] = {}
         self._group: asyncio.TaskGroup | None = None
-        self._relay: relay.Relay | None = None
-        self._tasks: dict[int, set[asyncio.Task[None]]] = {}
-        self._served = 0
-        self._turned_away = 0
+        self._house: House | None = None
+        self._arrivals: set[Arrival] = set()
+        self._throttle = Throttle(max_delay_s=settings.login_delay_max_s)
+        self._relayed: OrderedDict[int, str] = OrderedDict()
+        self._counted = 0
+        self._counted_s = float("-inf")
         self._exhaustion = Thinner(WARNING_INTERVAL_S)
 
     def open(self, port: int, endpoint: Endpoint) -> None:
@@ -99,8 +115,17 @@ class Gateway:
         May be called before `run`: clients then wait in the kernel. Raises PortInUse, InvalidSetting and HostProblem,
         and then nothing is open.
         """
+        destination = Destination(endpoint=endpoint, handing_over=asyncio.Semaphore(HANDED_OVER_AT_ONCE))
+        self._open(port, destination)
+        self._names[port] = endpoint.name
+
+    def open_shared(self, port: int) -> None:
+        """Listen for clients that say which cluster they want. As `open`."""
+        self._open(port, None)
+
+    def _open(self, port: int, destination: Destination | None) -> None:
         listeners = self._claim(port) or sockets.open_listeners(self._settings.bind, port)
-        door = _Door(port=port, endpoint=endpoint, listeners=listeners)
+        door = _Door(port=port, destination=destination, listeners=listeners)
         self._doors[port] = door
         self._keep.keep(port, listeners)
         if self._group is not None:
@@ -147,21 +172,37 @@ class Gateway:
             listener.close()
 
     async def end_sessions(self, port: int) -> None:
-        """Cut off every client that came in through `port`, held or attached; return when all are counted out.
+        """Cut off every client of the cluster that has `port`, held or attached; return when all are counted out.
 
         Close the port first if no more are to come. May be repeated.
         """
-        tasks = list(self._tasks.get(port, ()))
+        name = self._names.get(port)
+        tasks = [one.task for one in self._arrivals if one.cluster == name and one.task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def login_failed(self, cluster: str, address: str, port: int, role: str) -> None:
+        """Count a login that an engine has turned down; it came from there, or from a relay of ours."""
+        known = self._relayed.get(port) if address == "127.0.0.1" else None
+        self._throttle.failed(cluster, known or address, role, asyncio.get_running_loop().time())
 
     async def run(self) -> None:
         """Serve what comes in through the open ports until cancelled; then end the connections that it still has.
 
         Ports that are open then are left to `keep`.
         """
-        with contextlib.closing(relay.Relay()) as self._relay:
+        with contextlib.closing(relay.Relay()) as carrier:
+            self._house = House(
+                settings=self._settings,
+                relay=carrier,
+                handshakes=Handshakes(self._settings.max_handshakes),
+                throttle=self._throttle,
+                identity=self._identity,
+                now=self._now,
+                is_full=self._is_full,
+                relayed=self._relayed,
+            )
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 try:
@@ -193,7 +234,7 @@ class Gateway:
                 "clients have to wait: no connection can be accepted",
                 port=door.port,
                 error=cause.strerror,
-                clients=self._served,
+                clients=len(self._arrivals),
                 skipped=skipped,
             )
 
@@ -208,44 +249,53 @@ class Gateway:
             except OSError as error:
                 self._pause(door, listener, error)
                 return
-            self._admit(door, client, peer)
+            client.settimeout(0)
+            self._begin(door, client, peer)
 
-    def _admit(self, door: _Door, client: socket.socket, peer: handoff.Peer) -> None:
-        client.settimeout(0)
-        if self._served < self._settings.max_clients:
-            self._served += 1
-            self._start(door, client, peer, turned_away=False)
-        elif self._turned_away < TURNED_AWAY_AT_ONCE:
-            self._turned_away += 1
-            self._start(door, client, peer, turned_away=True)
-        else:
-            with client, contextlib.suppress(OSError):
-                client.send(_TOO_MANY)
-
-    def _start(self, door: _Door, client: socket.socket, peer: handoff.Peer, *, turned_away: bool) -> None:
+    def _begin(self, door: _Door, client: socket.socket, peer: handoff.Peer) -> None:
         assert self._group is not None
-        assert self._relay is not None
-        arrival = connection.Arrival(
+        assert self._house is not None
+        arrival = Arrival(
             client=client,
             peer=peer,
-            endpoint=door.endpoint,
-            settings=self._settings,
-            relay=self._relay,
-            handing_over=door.handing_over,
+            house=self._house,
+            cluster=door.destination.endpoint.name if door.destination else "",
+            until_s=asyncio.get_running_loop().time() + self._settings.startup_timeout_s,
         )
-        conversation = connection.turn_away(arrival) if turned_away else connection.serve(arrival)
-        task = self._group.create_task(conversation, name=f"client of {door.endpoint.name}")
-        self._tasks.setdefault(door.port, set()).add(task)
-        task.add_done_callback(functools.partial(self._forget, door.port, client, turned_away=turned_away))
-
-    def _forget(self, port: int, client: socket.socket, task: asyncio.Task[None], *, turned_away: bool) -> None:
-        """Close a connection whose task is over, even if it was cancelled before its first step."""
-        client.close()
-        tasks = self._tasks[port]
-        tasks.discard(task)
-        if not tasks:
-            del self._tasks[port]
-        if turned_away:
-            self._turned_away -= 1
+        if door.destination is not None:
+            conversation = connection.serve(arrival, door.destination)
         else:
-            self._served -= 1
+            conversation = shared.serve(arrival, self)
+        arrival.task = task = self._group.create_task(conversation, name=f"client of port {door.port}")
+        self._house.handshakes.begin(task)
+        self._arrivals.add(arrival)
+        task.add_done_callback(functools.partial(self._forget, arrival))
+
+    def _forget(self, arrival: Arrival, task: asyncio.Task[None]) -> None:
+        """Close a connection whose task is over, even if it was cancelled before its first step."""
+        arrival.client.close()
+        arrival.house.handshakes.end(task)
+        self._arrivals.discard(arrival)
+
+    def _is_full(self) -> bool:
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._counted_s > COUNT_EVERY_S:
+            self._counted = sum(one.endpoint.sessions for one in self._destinations())
+            self._counted_s = now_s
+        if self._counted >= self._settings.max_clients:
+            return True
+        self._counted += 1
+        return False
+
+    # What the shared port asks; see gateway.shared.Directory.
+
+    def named(self, cluster: str) -> Destination | None:
+        """Answer the cluster of this name."""
+        return next((one for one in self._destinations() if one.endpoint.name == cluster), None)
+
+    def owning(self, pid: int) -> Destination | None:
+        """Answer the cluster that runs this process."""
+        return next((one for one in self._destinations() if one.endpoint.has_process(pid)), None)
+
+    def _destinations(self) -> Iterator[Destination]:
+        return (door.destination for door in self._doors.values() if door.destination is not None)

@@ -1,12 +1,11 @@
 """The start of a PostgreSQL connection: bytes in, in any chunking; events out. No I/O.
 
 A client may ask for TLS and for GSSAPI encryption, at most once each, and then sends a startup packet or a cancel
-request. Everything after that belongs to the engine and is not looked at.
+request. Everything after that belongs to the engine, or to `authentication`.
 
 The layout of the packets is in https://www.postgresql.org/docs/current/protocol-message-formats.html; what a server
-accepts is in ProcessSSLStartup and ProcessStartupPacket of PostgreSQL's src/backend/tcop/backend_startup.c. One rule
-differs: PostgreSQL refuses bytes that arrived together with a request for encryption. Encryption is never granted
-here, so such bytes cannot be mistaken for protected ones and are read as what follows the request.
+accepts is in ProcessSSLStartup and ProcessStartupPacket of PostgreSQL's src/backend/tcop/backend_startup.c. One rule is left to whoever grants encryption: PostgreSQL refuses bytes that arrived
+together with a request for it. Where it is not granted, such bytes are read as what follows the request.
 """
 
 from collections.abc import Mapping
@@ -21,17 +20,23 @@ MAX_PACKET_BYTES = 4 + 10_000
 ENCRYPTION_REFUSED = b"N"
 """The answer to SslRequest and GssRequest: the client may go on without encryption."""
 
+ENCRYPTION_GRANTED = b"S"
+"""The answer to SslRequest: the client may begin the TLS handshake."""
+
+ALPN = "postgresql"
+"""The protocol that a client which begins with the TLS handshake must ask for (RFC 7301; PostgreSQL 17)."""
+
 ENCRYPTION_REQUEST_BYTES = 8
 """The length of an SslRequest or GssRequest."""
-
-TLS_REFUSED = bytes.fromhex("15 0301 0002 02 28")
-"""The answer to DirectTls: a TLS record with the fatal alert handshake_failure (RFC 8446, sections 5.1 and 6)."""
 
 _TLS_HANDSHAKE_RECORD = b"\x16"
 _CANCEL_CODE = 1234 << 16 | 5678
 _SSL_CODE = 1234 << 16 | 5679
 _GSS_CODE = 1234 << 16 | 5680
 _MAX_SECRET_BYTES = 256
+
+SSL_REQUEST = ENCRYPTION_REQUEST_BYTES.to_bytes(4) + _SSL_CODE.to_bytes(4)
+"""The packet of an SslRequest."""
 
 
 class Sqlstate(StrEnum):
@@ -40,9 +45,11 @@ class Sqlstate(StrEnum):
     PROTOCOL_VIOLATION = "08P01"
     FEATURE_NOT_SUPPORTED = "0A000"
     INVALID_AUTHORIZATION_SPECIFICATION = "28000"
+    INVALID_PASSWORD = "28P01"  # noqa: S105 - a code
     INVALID_CATALOG_NAME = "3D000"
     DISK_FULL = "53100"
     TOO_MANY_CONNECTIONS = "53300"
+    OBJECT_NOT_IN_PREREQUISITE_STATE = "55000"
     ADMIN_SHUTDOWN = "57P01"
     CANNOT_CONNECT_NOW = "57P03"
     SYSTEM_ERROR = "58000"
@@ -51,7 +58,7 @@ class Sqlstate(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SslRequest:
-    """The client asks for TLS. It waits for one byte: send ENCRYPTION_REFUSED."""
+    """The client asks for TLS. It waits for one byte: ENCRYPTION_GRANTED or ENCRYPTION_REFUSED."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +68,7 @@ class GssRequest:
 
 @dataclass(frozen=True, slots=True)
 class DirectTls:
-    """The client began a TLS handshake without asking. Send TLS_REFUSED and close."""
+    """The client began a TLS handshake without asking."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,9 +112,10 @@ Event = SslRequest | GssRequest | Opening
 class StartupFramer:
     """Reads one connection's start. Call `receive` with what came, then `next_event` until it answers None."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_encrypted: bool = False) -> None:
+        """Within encryption none can be asked for again."""
         self._buffer = bytearray()
-        self._asked: set[int] = set()
+        self._asked: set[int] = {_SSL_CODE, _GSS_CODE} if is_encrypted else set()
         self._opening: Opening | None = None
 
     @property
@@ -198,9 +206,38 @@ def error_response(refusal: Refusal) -> bytes:
     """Answer the ErrorResponse message of severity FATAL that carries `refusal`.
 
     Field codes: https://www.postgresql.org/docs/current/protocol-error-fields.html. The text is sent as UTF-8, without
-    zero bytes, which would end a field early.
+    zero bytes, which would end a field early; surrogate escapes in it as the bytes that they stand for.
     """
     fields = {"S": "FATAL", "V": "FATAL", "C": refusal.sqlstate, "M": refusal.message, "H": refusal.hint}
     strings = [code + text.replace("\0", "") for code, text in fields.items() if text]
-    body = "\0".join([*strings, "", ""]).encode()
+    body = "\0".join([*strings, "", ""]).encode("utf-8", "surrogateescape")
     return b"E" + (4 + len(body)).to_bytes(4) + body
+
+
+_PROTOCOL_OPTION = b"_pq_."
+
+
+def negotiate(startup: Startup, engine_major: int) -> tuple[bytes, Startup]:
+    """Settle what a startup packet asks of the protocol that an engine of this major version does not know.
+
+    Answers the NegotiateProtocolVersion message for the client, empty if none is due, and the packet as it may go to
+    the engine without its negotiating again: with a version that it knows, without options of the protocol. Version
+    3.2 came with PostgreSQL 18, and no version knows any option. The rule is ProcessStartupPacket's.
+    """
+    major, minor = startup.version
+    known = min(minor, 2 if engine_major >= 18 else 0)
+    *fields, _, _ = startup.raw[8:].split(b"\0")
+    pairs = list(zip(fields[::2], fields[1::2], strict=True))
+    unknown = [name for name, _ in pairs if name.startswith(_PROTOCOL_OPTION)]
+    if known == minor and not unknown:
+        return b"", startup
+    version = (major << 16 | known).to_bytes(4)
+    kept = b"".join(b"%b\0%b\0" % pair for pair in pairs if pair[0] not in unknown) + b"\0"
+    accepted = Startup(
+        version=(major, known),
+        parameters={name: value for name, value in startup.parameters.items() if not name.startswith("_pq_.")},
+        raw=(8 + len(kept)).to_bytes(4) + version + kept,
+    )
+    listed = b"".join(name + b"\0" for name in unknown)
+    body = version + len(unknown).to_bytes(4) + listed
+    return b"v" + (4 + len(body)).to_bytes(4) + body, accepted

@@ -24,6 +24,12 @@ TOO_MANY_CLIENTS = Refusal(
     hint="The server holds as many connections as it may, all clusters together. Try again later.",
 )
 
+TOO_MANY_FAILURES = Refusal(
+    sqlstate=Sqlstate.INVALID_AUTHORIZATION_SPECIFICATION,
+    message="too many failed logins from this address",
+    hint="Wait a minute, and see that the password is right.",
+)
+
 CUT_OFF = Refusal(
     sqlstate=Sqlstate.ADMIN_SHUTDOWN, message="terminating connection due to administrator command", hint=""
 )
@@ -37,3 +43,48 @@ def explain(error: errors.ZoryaError) -> Refusal:
     sqlstate = next(state for kind, state in _SQLSTATES if isinstance(error, kind))
     hint = "The database is still starting. Try again." if isinstance(error, errors.WakeTimeout) else ""
     return Refusal(sqlstate=sqlstate, message=error.client_message, hint=hint)
+
+
+def not_allowed(address: str, cluster: str) -> Refusal:
+    """Answer the refusal of a client whose address may not come."""
+    return Refusal(
+        sqlstate=Sqlstate.INVALID_AUTHORIZATION_SPECIFICATION,
+        message=f'cluster "{cluster}" allows no connections from {address}',
+        hint="Whoever runs it can allow the address with `zorya modify --allow`.",
+    )
+
+
+def tls_required(cluster: str) -> Refusal:
+    """Answer the refusal of a client that comes without TLS."""
+    return Refusal(
+        sqlstate=Sqlstate.INVALID_AUTHORIZATION_SPECIFICATION,
+        message=f'cluster "{cluster}" allows no connections without TLS',
+        hint="Connect with sslmode=require or a stricter one.",
+    )
+
+
+def too_many_of(cluster: str, most: int) -> Refusal:
+    """Answer the refusal of one client more than a cluster may have."""
+    return Refusal(
+        sqlstate=Sqlstate.TOO_MANY_CONNECTIONS,
+        message=f'sorry, too many clients already: cluster "{cluster}" may have {most}',
+        hint="Try again later.",
+    )
+
+
+def no_such_cluster(name: str) -> Refusal:
+    """Answer the refusal of a client of the shared port that names a cluster that is not there."""
+    return Refusal(
+        sqlstate=Sqlstate.INVALID_CATALOG_NAME,
+        message=f'there is no cluster "{name[:63]}"',
+        hint="Names are those that `zorya list` shows.",
+    )
+
+
+def no_cluster_named(domain: str) -> Refusal:
+    """Answer the refusal of a client of the shared port that says no cluster's name."""
+    return Refusal(
+        sqlstate=Sqlstate.INVALID_CATALOG_NAME,
+        message="this port serves several clusters: say which one",
+        hint=f"Connect with TLS to CLUSTER.{domain}, or with options='-c zorya.cluster=CLUSTER'.",
+    )

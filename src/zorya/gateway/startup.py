@@ -5,27 +5,48 @@ import contextlib
 import select
 import socket
 
-from zorya.gateway import pgwire
+from zorya.gateway import client_hello, pgwire
 
 
-async def has_spoken(client: socket.socket, timeout_s: float) -> bool:
-    """Wait for the client's first byte. False for one that left, or that was silent for `timeout_s`."""
-    with contextlib.suppress(OSError):  # TimeoutError is one
-        async with asyncio.timeout(timeout_s):
-            return bool(await _peek(client, 0))
-    return False
+async def hear(client: socket.socket, timeout_s: float) -> pgwire.Event | None:
+    """Answer the first thing that the client says, once it is whole; all of it is left unread.
 
-
-async def read(client: socket.socket, timeout_s: float) -> pgwire.Opening | None:
-    """Answer what the client wants. Requests for encryption are refused on the way; what follows them is left unread.
-
-    None stands for a client that left, or that took longer than `timeout_s` and deserves no more attention: PostgreSQL
-    says nothing to those either. Raises ProtocolViolation.
+    Only a request for GSSAPI encryption is taken, and refused: what follows counts as the first. None stands for a
+    client that left, or that took longer than `timeout_s` and deserves no more attention: PostgreSQL says nothing to
+    those either. Raises ProtocolViolation.
     """
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # TimeoutError is one
         async with asyncio.timeout(timeout_s):
             return await _converse(client)
     return None
+
+
+async def hear_hello(client: socket.socket, timeout_s: float) -> client_hello.ClientHello | None:
+    """Answer the client's first TLS message, left unread. None as for `hear`. Raises ProtocolViolation."""
+    framer = client_hello.ClientHelloFramer()
+    seen = 0
+    with contextlib.suppress(OSError):
+        async with asyncio.timeout(timeout_s):
+            while len(data := await _peek(client, seen, client_hello.MAX_HELLO_BYTES)) > seen:
+                hello = framer.receive(data[seen:])
+                if hello is not None:
+                    return hello
+                seen = len(data)
+    return None
+
+
+def take(client: socket.socket, size: int) -> None:
+    """Read so many bytes that were heard, so that nobody else finds them. Raises OSError."""
+    while size:
+        taken = len(client.recv(size))
+        if not taken:
+            raise ConnectionResetError("the connection ended before what was heard in it")
+        size -= taken
+
+
+def says_more(client: socket.socket, than: int) -> bool:
+    """Whether more bytes than these wait to be read. Raises OSError."""
+    return len(client.recv(than + 1, socket.MSG_PEEK)) > than
 
 
 async def has_left(client: socket.socket) -> None:
@@ -41,7 +62,7 @@ async def has_left(client: socket.socket) -> None:
             await asyncio.get_running_loop().create_future()
 
 
-async def _converse(client: socket.socket) -> pgwire.Opening | None:
+async def _converse(client: socket.socket) -> pgwire.Event | None:
     loop = asyncio.get_running_loop()
     framer = pgwire.StartupFramer()
     seen = 0
@@ -52,21 +73,21 @@ async def _converse(client: socket.socket) -> pgwire.Opening | None:
         framer.receive(data[seen:])
         seen = len(data)
         while event := framer.next_event():
-            if isinstance(event, pgwire.Opening):
+            if not isinstance(event, pgwire.GssRequest):
                 return event
-            # The request is dealt with here, so nobody else may find it.
-            seen -= len(client.recv(pgwire.ENCRYPTION_REQUEST_BYTES))
+            take(client, pgwire.ENCRYPTION_REQUEST_BYTES)
+            seen -= pgwire.ENCRYPTION_REQUEST_BYTES
             await loop.sock_sendall(client, pgwire.ENCRYPTION_REFUSED)
 
 
-async def _peek(client: socket.socket, seen: int) -> bytes:
+async def _peek(client: socket.socket, seen: int, limit: int = pgwire.MAX_PACKET_BYTES) -> bytes:
     """Answer all that is unread as soon as it is more than `seen` bytes, or as the client has closed. Raises OSError.
 
-    No more than MAX_PACKET_BYTES are looked at; `seen` must be less. What is answered is not more than `seen` bytes
+    No more than `limit` are looked at; `seen` must be less. What is answered is not more than `seen` bytes
     also when the kernel has no room for more: it keeps a buffer for each small piece that comes by itself.
     """
     with contextlib.suppress(BlockingIOError):
-        data = client.recv(pgwire.MAX_PACKET_BYTES, socket.MSG_PEEK)
+        data = _look(client, limit)
         if len(data) != seen or not data:
             return data
     # Bytes that are left unread keep a socket readable: the mark tells the kernel how many would be news. The end of
@@ -74,9 +95,14 @@ async def _peek(client: socket.socket, seen: int) -> bytes:
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, seen + 1)
     try:
         await _readable(client)
-        return client.recv(pgwire.MAX_PACKET_BYTES, socket.MSG_PEEK)
+        return _look(client, limit)
     finally:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+
+def _look(client: socket.socket, limit: int) -> bytes:
+    # An SSLSocket's own recv takes no flags: what is looked at are the bytes of the connection itself.
+    return socket.socket.recv(client, limit, socket.MSG_PEEK)
 
 
 def _has_ended(client: socket.socket) -> bool:

@@ -11,18 +11,20 @@ from typing import cast
 import psycopg
 
 from zorya.engines.base import Activity
-from zorya.engines.postgres import admin
+from zorya.engines.postgres import admin, configuration
 
 _PROC = Path("/proc")
 
-_QUERY = """
+_QUERY = f"""
 WITH processes AS (
     SELECT pid, backend_type, state, state_change, wait_event_type, wait_event, client_addr,
-           backend_type IN ('client backend', 'walsender') AND pid <> pg_catalog.pg_backend_pid() AS is_session
+           backend_type IN ('client backend', 'walsender')
+           AND (usename = '{configuration.ADMIN}' AND application_name = '{admin.APPLICATION}') IS NOT TRUE
+           AS is_session
     FROM pg_catalog.pg_stat_activity
 )
 SELECT pg_catalog.array_agg(pid),
-       coalesce(pg_catalog.array_agg(pid) FILTER (WHERE is_session), '{}'),
+       coalesce(pg_catalog.array_agg(pid) FILTER (WHERE is_session), '{{}}'),
        pg_catalog.count(*) FILTER (WHERE is_session AND client_addr IS NULL),
        pg_catalog.count(*) FILTER (
            WHERE is_session AND (state IS DISTINCT FROM 'idle' OR wait_event IS DISTINCT FROM 'ClientRead')
@@ -38,8 +40,10 @@ SELECT pg_catalog.array_agg(pid),
        pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), '0/0')::pg_catalog.int8,
        pg_catalog.pg_current_wal_insert_lsn() <= pg_catalog.pg_current_wal_flush_lsn()
 FROM processes
-"""
-"""A session that waits with the event ClientRead has read all that its client has sent and needs more to do anything.
+"""  # noqa: S608 - both names are constants
+"""Zorya's own connections are no sessions; nobody else can be its administrator, whatever name they give themselves.
+
+A session that waits with the event ClientRead has read all that its client has sent and needs more to do anything.
 
 A process of the engine's own that waits for something to do has the wait event type Activity: all of them do while the
 engine rests. Parallel and autovacuum workers and a checkpoint under way do not, nor does replication: a walsender is

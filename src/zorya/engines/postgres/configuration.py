@@ -1,11 +1,13 @@
 """What Zorya tells PostgreSQL: one settings file, one access file, one identity map. Pure.
 
-They stand outside the data folder, are Zorya's own and are written anew before each start. The port and the data folder
-are given on the command line, since they belong to one start.
+The files stand outside the data folder, are Zorya's own and are written anew before each start. The port and the data
+folder are given on the command line, since they belong to one start.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from zorya.engines.postgres import server_log
 
 ADMIN = "zorya_admin"
 """The superuser that Zorya works as; it can connect over the Unix socket only, and only from Zorya's own user."""
@@ -13,6 +15,14 @@ ADMIN = "zorya_admin"
 SETTINGS_FILE = "postgresql.conf"
 ACCESS_FILE = "pg_hba.conf"
 IDENTITY_FILE = "pg_ident.conf"
+CERTIFICATE_FILE = "server.crt"
+KEY_FILE = "server.key"
+
+TLS_VERSIONS: Mapping[str, str] = {"1.0": "TLSv1", "1.1": "TLSv1.1", "1.2": "TLSv1.2", "1.3": "TLSv1.3"}
+"""What PostgreSQL calls the versions that `TlsFiles.min_version` names."""
+
+_SIGNED_WITH_SHA1 = frozenset({"1.0", "1.1"})
+"""The versions whose handshakes are signed with nothing better, which OpenSSL 3 does only when it is told to."""
 
 _BYTES_A_ACU = 2 * 1024**3
 _MIB = 1024**2
@@ -35,8 +45,13 @@ def sizes(max_capacity: float) -> dict[str, str]:
     }
 
 
-def render_settings(*, cluster: str, conf: Path, sockets: Sequence[Path], max_capacity: float) -> str:
-    """Answer the settings file. `sockets` are the folders of the engine's Unix sockets."""
+def render_settings(
+    *, cluster: str, conf: Path, sockets: Sequence[Path], max_capacity: float, tls_min_version: str | None
+) -> str:
+    """Answer the settings file. `sockets` are the folders of the engine's Unix sockets.
+
+    `tls_min_version` is the oldest version of TLS that is spoken, such as "1.2"; None turns TLS off.
+    """
     settings: Mapping[str, str] = {
         "cluster_name": _quote(cluster),
         "listen_addresses": "'127.0.0.1'",
@@ -45,11 +60,12 @@ def render_settings(*, cluster: str, conf: Path, sockets: Sequence[Path], max_ca
         "hba_file": _quote(str(conf / ACCESS_FILE)),
         "ident_file": _quote(str(conf / IDENTITY_FILE)),
         "password_encryption": "scram-sha-256",
+        **_tls(conf, tls_min_version),
         **sizes(max_capacity),
         "dynamic_shared_memory_type": "posix",
         "log_destination": "stderr",
         "logging_collector": "off",
-        "log_line_prefix": "'%m [%p] %q%u@%d '",
+        "log_line_prefix": _quote(server_log.PREFIX),
         "log_timezone": "'UTC'",
         "timezone": "'UTC'",
         "datestyle": "'iso, mdy'",
@@ -60,18 +76,42 @@ def render_settings(*, cluster: str, conf: Path, sockets: Sequence[Path], max_ca
     return _HEADER + "\n".join(lines) + "\n"
 
 
+def _tls(conf: Path, min_version: str | None) -> dict[str, str]:
+    if min_version is None:
+        return {"ssl": "off"}
+    settings = {
+        "ssl": "on",
+        "ssl_cert_file": _quote(str(conf / CERTIFICATE_FILE)),
+        "ssl_key_file": _quote(str(conf / KEY_FILE)),
+        "ssl_min_protocol_version": _quote(TLS_VERSIONS[min_version]),
+    }
+    if min_version in _SIGNED_WITH_SHA1:
+        # SSL_CTX_set_security_level(3): SHA-1 is below every level but this.
+        settings["ssl_ciphers"] = "'DEFAULT:@SECLEVEL=0'"
+    return settings
+
+
+def tls_environment(min_version: str | None) -> Mapping[str, str]:
+    """Answer what the engine's environment has to hold for TLS from `min_version` on; see `render_settings`."""
+    # Red Hat's OpenSSL, which wheels bring along, asks for this besides; others do not know it.
+    return {"OPENSSL_ENABLE_SHA1_SIGNATURES": "1"} if min_version in _SIGNED_WITH_SHA1 else {}
+
+
 def render_access() -> str:
     """Answer pg_hba.conf: Zorya alone on the Unix socket, everybody else over TCP with a password, never as Zorya.
 
     Clients' connections arrive over TCP, relayed ones from 127.0.0.1; that the first line cannot match them is what
     keeps a client from being taken for Zorya, which runs as a user that the map knows.
+
+    `md5` is SCRAM for every role but those that have an MD5 verifier still (PostgreSQL manual, "Password
+    Authentication"), and for roles that are not there.
     """
     return (
         f"{_HEADER}"
         f"local  all  {ADMIN}  peer map=zorya\n"
         "local  all  all  reject\n"
         f"host   all  {ADMIN}  all  reject\n"
-        "host   all  all  all  scram-sha-256\n"
+        "host   all  all  all  md5\n"
     )
 
 

@@ -1,8 +1,8 @@
 """Make a cluster's data folder from a template, so that a new cluster costs a copy and not an initdb.
 
 A template is an initialised data folder of one version with the user's role and a database in it. The copy gets its
-own password, database name and system identifier while no server runs on it. Folders are made under a name of their
-own and renamed when they are whole and durable, so that one that exists is never half-made.
+own password, database name, system identifier and mock nonce while no server runs on it. Folders are made under a name
+of their own and renamed when they are whole and durable, so that one that exists is never half-made.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from zorya.core import commands, errors, failpoints, files
 from zorya.core.account import Account
 from zorya.core.model import Secret
 from zorya.engines.base import Installation, Instance
-from zorya.engines.postgres import configuration, system_identifier
+from zorya.engines.postgres import configuration, control_file, identities, verifiers
 
 _TEMPLATE_FORM = 2
 """Rises when templates are made differently, so that older ones are not used."""
@@ -87,8 +87,9 @@ class Templates:
             shutil.rmtree(old, ignore_errors=True)
 
 
-async def build(templates: Templates, instance: Instance, password: Secret) -> None:
+async def build(templates: Templates, instance: Instance, verifier: Secret) -> None:
     """Make the cluster's data folder; see Engine.build."""
+    verifiers.check(verifier)
     target = instance.folders.data
     if target.exists():
         return
@@ -101,7 +102,7 @@ async def build(templates: Templates, instance: Instance, password: Secret) -> N
         partial = _partial_folder(target, instance.account)
         await _copy(template, partial, instance.account)
         await failpoints.reached("create.copy")
-        await asyncio.to_thread(system_identifier.renew, partial / "global" / "pg_control")
+        await asyncio.to_thread(control_file.renew, partial / identities.CONTROL_FILE)
         await commands.run(
             [instance.installation.program("pg_resetwal"), "--pgdata", partial], account=instance.account
         )
@@ -109,20 +110,27 @@ async def build(templates: Templates, instance: Instance, password: Secret) -> N
             instance.installation,
             partial,
             [
-                f"ALTER ROLE \"{instance.username}\" PASSWORD '{password.value}'",
+                f"ALTER ROLE \"{instance.username}\" PASSWORD '{verifier.value}'",
                 f'ALTER DATABASE "{instance.username}" RENAME TO "{instance.database}"',
             ]
             if instance.database != instance.username
-            else [f"ALTER ROLE \"{instance.username}\" PASSWORD '{password.value}'"],
+            else [f"ALTER ROLE \"{instance.username}\" PASSWORD '{verifier.value}'"],
             instance.account,
         )
         await failpoints.reached("create.provision")
         await _sync(instance.installation, partial, instance.account)
+        _write_identities(instance, partial, verifier)
         _publish(partial, target)
     except commands.CommandFailed as error:
         raise _explain(error, instance) from error
     except OSError as error:
         raise files.explain(error, "Making the data folder", target.parent) from error
+
+
+def _write_identities(instance: Instance, data: Path, verifier: Secret) -> None:
+    nonce = control_file.read_mock_nonce(data / identities.CONTROL_FILE)
+    known = identities.first(instance.username, instance.database, verifier, nonce)
+    files.write_atomically(instance.folders.identities, known.to_json(), mode=0o600)
 
 
 def check(instance: Instance) -> None:
@@ -134,7 +142,7 @@ def check(instance: Instance) -> None:
     version = (data / "PG_VERSION").read_text(errors="replace").strip()
     if version != instance.installation.major:
         raise _damaged(instance, f"{data / 'PG_VERSION'} says {version!r}, not {instance.installation.major!r}")
-    if (data / "global/pg_control").stat().st_size < system_identifier.SMALLEST_CONTROL_FILE:
+    if (data / "global/pg_control").stat().st_size < control_file.SMALLEST_CONTROL_FILE:
         raise _damaged(instance, f"{data / 'global/pg_control'} is cut off")
 
 

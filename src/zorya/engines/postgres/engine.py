@@ -1,6 +1,6 @@
 """PostgreSQL as an `Engine`: finding, starting, asking and explaining put together."""
 
-import re
+import dataclasses
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,19 @@ from zorya.core.account import Account
 from zorya.core.home import ClusterFolders, Home
 from zorya.core.model import Address, EngineKind, Secret
 from zorya.engines import handoff
-from zorya.engines.base import Installation, Instance, Phase, Readiness
-from zorya.engines.postgres import activity, admin, configuration, data_folder, installations, lockfile
+from zorya.engines.base import FailedLogin, Installation, Instance, Phase, Readiness, TlsFiles
+from zorya.engines.postgres import (
+    activity,
+    admin,
+    certificate,
+    configuration,
+    data_folder,
+    identities,
+    installations,
+    lockfile,
+    server_log,
+    verifiers,
+)
 
 
 class Postgres:
@@ -22,6 +33,8 @@ class Postgres:
     # Server shutdown modes, PostgreSQL manual chapter 18.5: fast, immediate.
     stop_signal = signal.SIGINT
     abort_signal = signal.SIGQUIT
+    # Manual chapter 20.1.2: the first process passes it on to the others.
+    reload_signal = signal.SIGHUP
 
     def __init__(self, *, home: Home, account: Account, zorya_user: str, username: str, setting: Path | None) -> None:
         """Run engines as `account`, and let `zorya_user` (the present system user) administer them."""
@@ -50,13 +63,7 @@ class Postgres:
                 shutil.copytree(installation.folder, partial, symlinks=True)
                 partial.chmod(0o755)
                 partial.rename(copy)
-        return Installation(
-            kind=installation.kind,
-            version=installation.version,
-            folder=copy,
-            source=f"copy of the {installation.source}",
-            is_fallback=installation.is_fallback,
-        )
+        return dataclasses.replace(installation, folder=copy, source=f"copy of the {installation.source}")
 
     def _can_run(self, installation: Installation) -> bool:
         try:
@@ -65,9 +72,21 @@ class Postgres:
             return False
         return True
 
-    async def build(self, instance: Instance, password: Secret) -> None:
+    def speaks_tls(self, installation: Installation) -> bool:
+        """See Engine.speaks_tls."""
+        return installation.speaks_tls
+
+    def speaks_direct_tls(self, installation: Installation) -> bool:
+        """See Engine.speaks_direct_tls."""
+        return installation.speaks_tls and int(installation.major) >= 17
+
+    def new_verifier(self, password: Secret) -> Secret:
+        """See Engine.new_verifier."""
+        return verifiers.new(password)
+
+    async def build(self, instance: Instance, verifier: Secret) -> None:
         """See Engine.build."""
-        await data_folder.build(self._templates, instance, password)
+        await data_folder.build(self._templates, instance, verifier)
 
     def check_data(self, instance: Instance) -> None:
         """See Engine.check_data."""
@@ -76,11 +95,13 @@ class Postgres:
     async def write_configuration(self, instance: Instance) -> None:
         """See Engine.write_configuration."""
         conf = instance.folders.conf
+        tls = _tls(instance)
         settings = configuration.render_settings(
             cluster=instance.cluster,
             conf=conf,
             sockets=[instance.folders.socket, *([instance.folders.given_up] if instance.library else [])],
             max_capacity=instance.max_capacity,
+            tls_min_version=tls.min_version if tls else None,
         )
         with files.disk_errors("Writing the engine's configuration", conf):
             files.ensure_folder(conf, mode=0o750, group=instance.account)
@@ -90,6 +111,17 @@ class Postgres:
                 (configuration.IDENTITY_FILE, configuration.render_identities(self._zorya_user)),
             ):
                 files.write_if_different(conf / name, text, mode=0o640, group=instance.account)
+            if tls is not None:
+                certificate.write(conf, tls, instance.account)
+            else:
+                certificate.remove(conf)
+
+    async def write_tls(self, instance: Instance) -> None:
+        """See Engine.write_tls."""
+        conf = instance.folders.conf
+        if instance.tls is not None and (conf / configuration.KEY_FILE).exists():
+            with files.disk_errors("Writing the engine's certificate", conf):
+                certificate.write(conf, instance.tls, instance.account)
 
     def command(self, instance: Instance, port: int) -> tuple[Sequence[str], Mapping[str, str]]:
         """See Engine.command."""
@@ -103,12 +135,12 @@ class Postgres:
             "-p",
             str(port),
         ]
-        if instance.library is None:
-            return argv, commands.ENVIRONMENT
-        preload = handoff.environment(
-            instance.library, folders=folders, listener=str(folders.given_up / f".s.PGSQL.{port}")
-        )
-        return argv, {**commands.ENVIRONMENT, **preload}
+        tls = _tls(instance)
+        env = {**commands.ENVIRONMENT, **configuration.tls_environment(tls.min_version if tls else None)}
+        if instance.library is not None:
+            listener = str(folders.given_up / f".s.PGSQL.{port}")
+            env |= handoff.environment(instance.library, folders=folders, listener=listener)
+        return argv, env
 
     def recorded_pid(self, folders: ClusterFolders) -> int | None:
         """See Engine.recorded_pid."""
@@ -139,14 +171,25 @@ class Postgres:
         """See Engine.checkpoint."""
         await admin.checkpoint(folders.socket, _port(folders))
 
+    async def hold_identities(self, folders: ClusterFolders) -> identities.Held:
+        """See Engine.hold_identities."""
+        return await identities.hold(folders.socket, _port(folders), folders.data)
+
+    async def set_password(self, folders: ClusterFolders, role: str, verifier: Secret) -> None:
+        """See Engine.set_password."""
+        await admin.set_password(folders.socket, _port(folders), role, verifier)
+
+    def failed_logins(self, log: str) -> Sequence[FailedLogin]:
+        """See Engine.failed_logins."""
+        return server_log.failed_logins(log)
+
     def explain_exit(self, log: str) -> str:
         """See Engine.explain_exit."""
-        # Lines of sessions have USER@DATABASE before their severity: what a client did wrong ended no engine, and a
-        # statement may hold what is nobody else's business.
-        # What is said before there is a log comes without a time and may take several lines, the file in the last.
-        early = r"^\S*postgres: (.+(?:\n(?!\d{4}-\d\d-\d\d ).+)*)"
-        found = re.findall(rf"\[\d+\] (?:FATAL|PANIC): +(.+)|{early}", log, re.MULTILINE)
-        return " ".join("".join(found[-1]).split()) if found else ""
+        return server_log.explain_exit(log)
+
+
+def _tls(instance: Instance) -> TlsFiles | None:
+    return instance.tls if instance.installation.speaks_tls else None
 
 
 def _read_lock(folders: ClusterFolders) -> lockfile.LockFile | None:

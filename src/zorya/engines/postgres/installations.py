@@ -52,20 +52,39 @@ def read(folder: Path, source: str) -> Installation | None:
     if not (folder / "bin" / "initdb").exists():
         return None
     return Installation(
-        kind=EngineKind.POSTGRES, version=version, folder=folder, source=source, is_fallback=source == WHEEL
+        kind=EngineKind.POSTGRES,
+        version=version,
+        folder=folder,
+        source=source,
+        is_fallback=source == WHEEL,
+        speaks_tls=_speaks_tls(folder),
     )
 
 
 def read_version(folder: Path) -> str | None:
     """Answer the version of `folder`/bin/postgres, such as "15.18"; None when it cannot be run."""
+    found = _VERSION.search(_ask(folder, "--version"))
+    return f"{found[1]}.{found[2] or 0}" if found else None
+
+
+def _speaks_tls(folder: Path) -> bool:
+    """Whether `folder`/bin/postgres was built with a TLS library, by its own parameter `ssl_library`.
+
+    `-C` as the first argument answers one parameter, and root may ask too (PostgreSQL manual, "postgres"). The data
+    folder that it insists on is not read.
+    """
+    return bool(_ask(folder, "-C", "ssl_library", "-D", "/", "-c", f"config_file={os.devnull}").strip())
+
+
+def _ask(folder: Path, *args: str) -> str:
+    """Answer what `folder`/bin/postgres prints; empty when it cannot be run."""
     try:
         asked = subprocess.run(
-            [str(folder / "bin" / "postgres"), "--version"], capture_output=True, text=True, timeout=20, check=False
+            [str(folder / "bin" / "postgres"), *args], capture_output=True, text=True, timeout=20, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
-        return None
-    found = _VERSION.search(asked.stdout)
-    return f"{found[1]}.{found[2] or 0}" if found else None
+        return ""
+    return asked.stdout
 
 
 def version_key(version: str) -> tuple[int, int]:

@@ -1,0 +1,126 @@
+"""A resume: the start of the engine, until those who wait for it can be let in."""
+
+import asyncio
+
+from zorya.control.attendance import Attendance
+from zorya.control.identities import SavedIdentities
+from zorya.control.lifecycle import Process
+from zorya.control.seat import Seat
+from zorya.control.standing import Standing
+from zorya.control.states import Cause
+from zorya.control.surroundings import Surroundings
+from zorya.control.waiting import WaitingRoom
+from zorya.core import errors, failpoints, logging
+from zorya.core.model import Compute
+
+_log = logging.get("zorya.control")
+
+
+class Resume:
+    """The resume of one cluster that is under way, if any is. `lifecycle` decides which of the steps is next."""
+
+    def __init__(
+        self,
+        surroundings: Surroundings,
+        *,
+        standing: Standing,
+        seat: Seat,
+        attendance: Attendance,
+        waiting: WaitingRoom,
+        saved: SavedIdentities,
+    ) -> None:
+        """None is under way yet."""
+        self._runner = surroundings.runner
+        self._clock = surroundings.clock
+        self._standing = standing
+        self._seat = seat
+        self._attendance = attendance
+        self._waiting = waiting
+        self._saved = saved
+        self._reload = False
+
+    async def start(self, reason: str) -> None:
+        """Start the engine. Raises what InstanceRunner.start does."""
+        # The record is written while the engine starts: a durable write costs as much as a good part of the start. If
+        # the server dies in between, the data folder itself tells the next one of the engine. So it is with the removal
+        # of the saved identities: it has to be durable before a client can change any, not before the launch.
+        standing, seat = self._standing, self._seat
+        again = standing.record.compute is Compute.RESUMING
+        event = None if again else standing.apply_compute(Cause.WANTED, reason)
+        seat.log_mark = self._runner.log_mark(standing.record)
+        writes = [asyncio.create_task(standing.save(event), name=f"{standing.name}: note the resume")]
+        try:
+            self._saved.forget()
+            writes.append(asyncio.create_task(self._saved.be_forgotten(), name=f"{standing.name}: forget identities"))
+            await failpoints.reached("resume.begun")
+            live = await self._runner.start(standing.record)
+            seat.take(live, Process.STARTING)
+            standing.note_process(live.process.identity)
+        finally:
+            outcomes = await asyncio.gather(*writes, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        await failpoints.reached("resume.started")
+
+    async def await_ready(self) -> None:
+        """Wait until the engine is ready, or for ever."""
+        # The engine may end between the decision and this step, which runs as a task of its own, and also in the turn
+        # in which it is found ready. Its end is a change that the next decision deals with.
+        live = self._seat.live
+        if live is None or not live.process.alive:
+            return
+        await self._runner.await_ready(self._standing.record, live.process)
+        if live.process.alive:
+            self._seat.phase = Process.READY
+
+    async def finish(self) -> None:
+        """Let those in who wait."""
+        standing, seat = self._standing, self._seat
+        process = seat.held().process
+        seat.entrance = self._runner.entrance(standing.record, process)
+        if seat.entrance is None:
+            # It was ready and is stopping already; its end will be noticed.
+            seat.phase = Process.STARTING
+            return
+        self._attendance.begin_idling(self._clock.monotonic_s())
+        event = standing.apply_compute(Cause.READY, f"The engine is process {process.pid}.")
+        # The clients go first: they need not wait until it is written that they need not wait.
+        self._waiting.settle(seat.entrance)
+        await self.renew_tls_if_it_changed()
+        await standing.save(event)
+        await failpoints.reached("resume.done")
+
+    async def fail(self, error: errors.ZoryaError) -> None:
+        """Take back what was begun, and tell those who wait."""
+        standing, seat = self._standing, self._seat
+        _log.error("resume failed", cluster=standing.name, error=str(error))
+        if seat.live is not None:
+            await self._runner.abort(standing.record, seat.live)
+        await seat.clear()
+        self._attendance.lose_engine(self._clock.monotonic_s())
+        event = standing.apply_compute(Cause.START_FAILED, str(error))
+        self._waiting.settle(error)
+        await standing.save(event)
+
+    async def renew_tls(self) -> None:
+        """Give the engine, if there is one, the present certificate: at once, or as soon as it is ready.
+
+        A frozen one takes it when it thaws, which the signal causes soon. Raises StorageProblem, EngineMissing.
+        """
+        live = self._seat.live
+        if live is not None and self._seat.phase is Process.READY:
+            await self._runner.renew_tls(self._standing.record, live.process)
+        elif self._standing.record.compute is Compute.RESUMING:
+            # A signal could end it before it is ready.
+            self._reload = True
+
+    async def renew_tls_if_it_changed(self) -> None:
+        """Do it now if it was to be done while the engine started. A failure is logged: it runs with the old one."""
+        if not self._reload:
+            return
+        self._reload = False
+        try:
+            await self.renew_tls()
+        except errors.ZoryaError as error:
+            _log.error("the certificate could not be renewed", cluster=self._standing.name, error=str(error))

@@ -1,0 +1,70 @@
+"""A running engine's rest: looking at what it does, freezing and thawing it.
+
+`lifecycle` decides when; `live` is the engine itself. Here are the consequences for the cluster.
+"""
+
+from collections.abc import Callable
+
+from zorya.control.attendance import Attendance
+from zorya.control.seat import Seat
+from zorya.control.standing import Standing
+from zorya.control.states import Cause
+from zorya.control.surroundings import Surroundings
+from zorya.control.waiting import WaitingRoom
+from zorya.core import failpoints
+
+
+class Sleep:
+    """The steps of one cluster's owner that have to do with its engine's rest."""
+
+    def __init__(
+        self,
+        surroundings: Surroundings,
+        *,
+        standing: Standing,
+        seat: Seat,
+        attendance: Attendance,
+        waiting: WaitingRoom,
+        login_failed: Callable[[str, str], None],
+        changed: Callable[[], None],
+    ) -> None:
+        """`login_failed` is called with the address and the role of each login that the engine has turned down."""
+        self._around = surroundings
+        self._clock = surroundings.clock
+        self._standing = standing
+        self._seat = seat
+        self._attendance = attendance
+        self._waiting = waiting
+        self._login_failed = login_failed
+        self._changed = changed
+
+    async def look(self) -> None:
+        """See what sessions there are, whether the engine rests, and who could not log in."""
+        live, of_unseen = self._seat.held(), self._attendance.seen_by_look_at(self._clock.monotonic_s())
+        await live.look(self._standing.record.freeze_after_s)
+        self._attendance.see(live.counted, of_unseen=of_unseen, now_s=self._clock.monotonic_s())
+        for failed in await live.failed_logins():
+            self._around.login_failed(self._standing.name, failed.address, failed.port, failed.role)
+            self._login_failed(failed.address, failed.role)
+
+    async def freeze(self, reason: str) -> None:
+        """Freeze the engine, unless a client comes first. Those who come meanwhile wait for the outcome."""
+        live, entrance = self._seat.held(), self._seat.entrance
+        assert entrance is not None
+        ports = {self._standing.record.port, entrance.address.port}
+        refused = await live.try_freeze(ports, self._changed, hindrance=self._around.guard.problem)
+        if refused:
+            if self._seat.entrance is not None:
+                self._waiting.settle(self._seat.entrance)
+        elif live.process.alive:
+            self._standing.save_later(self._standing.apply_compute(Cause.AT_REST, reason))
+            await failpoints.reached("freeze.done")
+
+    def thaw(self, reason: str) -> None:
+        """Let the engine go on."""
+        # The engine first, then those who want it, then the record: nobody needs to wait for the disk.
+        self._seat.held().thaw()
+        event = self._standing.apply_compute(Cause.WANTED, reason)
+        if self._seat.entrance is not None:
+            self._waiting.settle(self._seat.entrance)
+        self._standing.save_later(event)
