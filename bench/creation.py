@@ -5,7 +5,7 @@ import subprocess
 import time
 
 from bench import report
-from bench.stage import Stage, first_row
+from bench.stage import Stage, first_row, with_parameters
 
 
 def measure(stage: Stage, *, rounds: int = 7) -> list[report.Comparison]:
@@ -34,7 +34,7 @@ def _url(shown: str) -> str:
     found = re.search(r"postgresql://\S+", shown)
     if found is None:
         raise RuntimeError(f"no URL in: {shown}")
-    return found[0]
+    return with_parameters(found[0])
 
 
 def _by_hand(stage: Stage) -> float:

@@ -13,24 +13,42 @@ from bench.report import Comparison, Series, Shape
 
 FOLDER = Path(__file__).with_name("results")
 
+_FIGURES = "figures.json"
+
 _COLOURS = ("#8a8f98", "#1b6ca8", "#e07a2f", "#3a9d6a", "#a04a8c", "#b8a531")
 
 
-def write(comparisons: Sequence[Comparison], host: str) -> None:
-    """Write everything that was measured, and say where it is."""
-    FOLDER.mkdir(exist_ok=True)
+def write(comparisons: Sequence[Comparison], host: str, folder: Path) -> None:
+    """Write everything that was measured into `folder`, and say where it is."""
+    folder.mkdir(parents=True, exist_ok=True)
     figures = {"host": host, "comparisons": [asdict(one) for one in comparisons]}
-    path = FOLDER / "figures.json"
+    path = folder / _FIGURES
     path.write_text(json.dumps(figures, indent=1) + "\n")
     print(f"\nAll values are in {path}.")
     if importlib.util.find_spec("matplotlib") is None:
         print("Plots are skipped: matplotlib is not installed (pip install 'zorya[bench]').")
         return
-    drawn = _draw(comparisons, host)
+    drawn = _draw(comparisons, host, folder)
     print(f"Plots: {', '.join(path.name for path in drawn)}.")
 
 
-def _draw(comparisons: Sequence[Comparison], host: str) -> list[Path]:
+def read(folder: Path) -> list[Comparison]:
+    """Answer what `write` has written there. Raises FileNotFoundError."""
+    found = json.loads((folder / _FIGURES).read_text())["comparisons"]
+    return [
+        Comparison(
+            **{
+                **one,
+                "baseline": Series(**one["baseline"]),
+                "others": [Series(**other) for other in one["others"]],
+                "shape": Shape(one["shape"]),
+            }
+        )
+        for one in found
+    ]
+
+
+def _draw(comparisons: Sequence[Comparison], host: str, folder: Path) -> list[Path]:
     importlib.import_module("matplotlib").use("Agg")
     plots = importlib.import_module("matplotlib.pyplot")
     grouped: dict[str, list[Comparison]] = defaultdict(list)
@@ -49,7 +67,7 @@ def _draw(comparisons: Sequence[Comparison], host: str) -> list[Path]:
         for axis in list(axes.flat)[len(parts) :]:
             axis.remove()
         figure.supxlabel(host, fontsize=7)
-        path = FOLDER / f"{name}.svg"
+        path = folder / f"{name}.svg"
         figure.savefig(path)
         plots.close(figure)
         drawn.append(path)

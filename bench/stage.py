@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote, urlencode
 
 import psycopg
 
@@ -43,8 +44,10 @@ class ZoryaServer:
         self.home = home
         self.api = Api(home)
         first = random.randrange(20000, 32000, 100)
+        self.shared_port = free_port()
         given = {
             "port_range": f"{first}-{first + 99}",
+            "shared_port": str(self.shared_port),
             "api_port": "0",
             "pause_after": "never",
             "freeze_after": "never",
@@ -76,9 +79,9 @@ class ZoryaServer:
         """The server's process."""
         return self.api.status()["pid"]
 
-    def url(self, name: str) -> str:
-        """Answer a cluster's URL."""
-        return self.api.credentials(name)["url"]
+    def url(self, name: str, **parameters: str) -> str:
+        """Answer a cluster's URL with these parameters; see `with_parameters`."""
+        return with_parameters(self.api.credentials(name)["url"], **parameters)
 
     def engine_pid(self, name: str) -> int:
         """Answer the first process of a cluster's engine, which has to be up."""
@@ -137,7 +140,7 @@ class ZoryaServer:
 
 
 class BareEngine:
-    """PostgreSQL as Zorya configures it, started by hand: the baseline. Its data is a copy of a cluster's."""
+    """PostgreSQL as Zorya configures it, started by hand: the baseline. Its data and certificate are a cluster's."""
 
     def __init__(self, *, program: Path, folder: Path, user: Account) -> None:
         self.port = free_port()
@@ -147,6 +150,8 @@ class BareEngine:
         self.sockets.mkdir(mode=0o700)
         os.chown(self.sockets, user.uid, user.gid)
         self.data = folder / "bare-data"
+        self.certificate = folder / "bare-conf" / configuration.CERTIFICATE_FILE
+        self.key = folder / "bare-conf" / configuration.KEY_FILE
         self._argv = [
             str(program),
             "-D",
@@ -157,6 +162,10 @@ class BareEngine:
             f"hba_file={folder / 'bare-conf' / 'pg_hba.conf'}",
             "-c",
             f"unix_socket_directories={self.sockets}",
+            "-c",
+            f"ssl_cert_file={self.certificate}",
+            "-c",
+            f"ssl_key_file={self.key}",
             "-p",
             str(self.port),
         ]
@@ -200,13 +209,13 @@ class Stage:
     user: Account
     program_folder: Path
 
-    def bare_url(self) -> str:
+    def bare_url(self, **parameters: str) -> str:
         """Answer the bare twin's URL; its role has the cluster's own password."""
-        return self.main_url(self.bare.port)
+        return self.main_url(self.bare.port, **parameters)
 
-    def main_url(self, port: int) -> str:
-        """Answer the URL of cluster "main", or of a copy of it, at this port of loopback."""
-        return re.sub(r"@[^/]+/", f"@127.0.0.1:{port}/", self.server.url("main"))
+    def main_url(self, port: int, *, host: str = "127.0.0.1", **parameters: str) -> str:
+        """Answer the URL of cluster "main", or of a copy of it, at this port; see `with_parameters`."""
+        return re.sub(r"@[^/]+/", f"@{host}:{port}/", self.server.url("main", **parameters))
 
     def pgbench(self, *args: str, url: str) -> str:
         """Run pgbench and answer its report."""
@@ -258,18 +267,22 @@ def stage(*, scale: int = 0) -> Iterator[Stage]:
 def relay_server(stage: Stage) -> Iterator[ZoryaServer]:
     """Run a second server that relays, its cluster "main" with a copy of the first one's, password and all.
 
-    The first one's cluster is paused for the copy.
+    The first one's cluster is paused for the copy. The second one's is left running: until it has run once, its server
+    would ask clients for the password that it had before.
     """
-    server = ZoryaServer(stage.folder / "relay", attach="relay")
+    home = stage.folder / "relay"
+    server = ZoryaServer(home, attach="relay")
     try:
         for one in (stage.server, server):
             one.pause("main")
         data = server.folders("main").data
         shutil.rmtree(data)
         copy_folder(stage.server.folders("main").data, data)
+        server.api.resume("main")
         yield server
     finally:
         server.stop()
+        shutil.rmtree(home, ignore_errors=True)
 
 
 def copy_folder(original: Path, copy: Path) -> None:
@@ -278,8 +291,11 @@ def copy_folder(original: Path, copy: Path) -> None:
 
 
 @contextmanager
-def pgbouncer(stage: Stage) -> Iterator[str | None]:
-    """Run PgBouncer in session mode before the bare engine and answer the URL through it; None where it is missing."""
+def pgbouncer(stage: Stage, *, sslmode: str = "disable") -> Iterator[str | None]:
+    """Run PgBouncer in session mode before the bare engine and answer the URL through it; None where it is missing.
+
+    With the `sslmode` "require" clients have to come with TLS. It never uses TLS towards the engine.
+    """
     program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if program is None:
         yield None
@@ -296,6 +312,8 @@ def pgbouncer(stage: Stage) -> Iterator[str | None]:
         f"listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
         f"auth_type = scram-sha-256\nauth_file = {users}\n"
         "pool_mode = session\nmax_client_conn = 1000\ndefault_pool_size = 100\nlogfile =\n"
+        f"server_tls_sslmode = disable\nclient_tls_sslmode = {sslmode}\n"
+        f"client_tls_cert_file = {stage.bare.certificate}\nclient_tls_key_file = {stage.bare.key}\n"
     )
     for path in (users, config):
         os.chown(path, stage.user.uid, stage.user.gid)
@@ -307,13 +325,21 @@ def pgbouncer(stage: Stage) -> Iterator[str | None]:
         start_new_session=True,
         **stage.user.switch(),
     )
-    url = stage.main_url(port)
+    url = stage.main_url(port, sslmode=sslmode)
     try:
         first_row(url)
         yield url
     finally:
         process.terminate()
         process.wait()
+
+
+def with_parameters(url: str, **parameters: str) -> str:
+    """Answer the URL with these parameters of libpq, and `sslmode=disable` where they do not say otherwise.
+
+    libpq's own default would use TLS wherever the server has it.
+    """
+    return f"{url}{'&' if '?' in url else '?'}{urlencode({'sslmode': 'disable', **parameters}, quote_via=quote)}"
 
 
 def administer(sockets: Path, port: int, *statements: str) -> None:

@@ -27,6 +27,10 @@ SHOWN = {
     "max_capacity",
     "pause_after_s",
     "freeze_after_s",
+    "allow",
+    "require_tls",
+    "wake_on",
+    "max_clients",
     "endpoint",
     "username",
     "database",
@@ -37,8 +41,8 @@ SHOWN = {
 }
 GROUPS = {
     "Server:": ("up", "down", "status", "doctor"),
-    "Clusters:": ("create", "list", "show", "pause", "resume", "delete", "events"),
-    "Connecting:": ("url", "connect"),
+    "Clusters:": ("create", "list", "show", "modify", "pause", "resume", "delete", "events"),
+    "Connecting:": ("url", "password", "connect"),
 }
 
 
@@ -57,7 +61,14 @@ def test_help_lists_every_command_in_groups_when_asked(lonely: Command) -> None:
 
 
 def test_wrong_usage_ends_with_2(lonely: Command) -> None:
-    for words in (["nonsense"], ["show"], ["create", "a", "--port", "x"], ["events", "--limit", "0"], []):
+    for words in (
+        ["nonsense"],
+        ["show"],
+        ["create", "a", "--port", "x"],
+        ["create", "a", "--wake-on", "nobody"],
+        ["events", "--limit", "0"],
+        [],
+    ):
         result = lonely(*words)
         assert (result.returncode, result.stdout) == (2, ""), words
 
@@ -128,6 +139,10 @@ def test_show_begins_with_the_reason_and_keeps_control_characters_out(zorya: Com
     assert "endpoint          [::1]:7401" in lines
     assert "pauses in         4 min 10 s" in lines
     assert "freezes after     10 s" in lines
+    assert "may connect       127.0.0.0/8, ::1/128" in lines
+    assert "TLS               offered" in lines
+    assert "wakes for         clients that have logged in" in lines
+    assert "max clients       any number" in lines
     assert "resident          41.3 MiB" in lines
     assert "attach            handoff: Engines take clients' connections themselves." in lines
 
@@ -195,6 +210,44 @@ def test_create_shows_how_to_connect(zorya: Command) -> None:
 )
 def test_create_chooses_when_a_cluster_freezes(zorya: Command, words: tuple[str, ...], stored: float | None) -> None:
     assert json.loads(zorya("create", "shop", *words, "--json").stdout)["freeze_after_s"] == stored
+
+
+def test_create_says_who_may_connect(zorya: Command) -> None:
+    rules = ("--allow", "10.0.0.0/8", "--allow", "::1", "--require-tls", "--wake-on", "any", "--max-clients", "5")
+    cluster = json.loads(zorya("create", "shop", *rules, "--json").stdout)
+    assert (cluster["allow"], cluster["require_tls"]) == (["10.0.0.0/8", "::1"], True)
+    assert (cluster["wake_on"], cluster["max_clients"]) == ("any", 5)
+
+
+def test_modify_changes_what_is_given_and_shows_it(zorya: Command) -> None:
+    assert zorya("modify", "main", "--require-tls", "--max-clients", "5", "--freeze-after", "0.5").stdout == (
+        "Cluster main:\n"
+        "may connect    127.0.0.0/8, ::1/128\n"
+        "TLS            required\n"
+        "wakes for      clients that have logged in\n"
+        "max clients    5\n"
+        "pauses after   5 min\n"
+        "freezes after  0.5 s\n"
+    )
+    changes = ("--no-require-tls", "--max-clients", "none", "--wake-on", "any", "--pause-after", "never")
+    cluster = json.loads(zorya("modify", "main", *changes, "--allow", "10.0.0.0/8", "--json").stdout)
+    assert (cluster["allow"], cluster["require_tls"], cluster["wake_on"]) == (["10.0.0.0/8"], False, "any")
+    assert (cluster["max_clients"], cluster["pause_after_s"], cluster["freeze_after_s"]) == (None, None, 0.5)
+
+
+def test_modify_is_refused_when_nothing_or_something_wrong_is_given(zorya: Command) -> None:
+    fails(zorya("modify", "main"), "Nothing to change was given. `zorya modify --help` lists the options.")
+    for words in (("--max-clients", "0"), ("--max-clients", "many"), ("--pause-after", "0"), ("--freeze-after", "x")):
+        result = zorya("modify", "main", *words)
+        assert (result.returncode, result.stdout) == (1, "")
+        assert words[0].removeprefix("--").replace("-", "_") in result.stderr
+
+
+def test_password_prints_the_new_url_and_nothing_else(zorya: Command) -> None:
+    result = zorya("password", "main")
+    assert (result.stdout, result.stderr) == ("postgresql://zorya:changed-main@127.0.0.1:7400/main\n", "")
+    assert json.loads(zorya("password", "busy", "--json").stdout)["password"] == "changed-busy"
+    assert zorya("url", "main").stdout == result.stdout
 
 
 @pytest.mark.parametrize(

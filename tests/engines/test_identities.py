@@ -14,7 +14,7 @@ from psycopg import sql
 
 from engines.clusters import DATABASE, USER, Cluster, Workshop
 from waiting import wait_until
-from zorya.core import errors
+from zorya.core import errors, failpoints
 from zorya.core.identity import Database, Identities, Role
 from zorya.core.model import Secret
 from zorya.engines.postgres import admin, identities
@@ -88,6 +88,22 @@ def test_clusters_of_one_template_have_nonces_and_identifiers_of_their_own(
     nonces = [Identities.from_json(one.folders.identities.read_text()).mock_nonce for one in (cluster, sibling)]
     assert nonces[0] != nonces[1]
     assert [len(nonce) for nonce in nonces] == [32, 32]
+
+
+def test_building_again_makes_a_whole_cluster_when_it_was_interrupted_before_the_data_appeared(
+    cluster: Cluster, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(failpoints._ACTIONS, "create.identities", "enospc")
+        with pytest.raises(errors.DiskFull):
+            workshop.make(f"torn{cluster.major}", cluster.instance.installation.major)
+    torn = workshop.make(f"torn{cluster.major}", cluster.instance.installation.major)
+    torn.start()
+    try:
+        assert read(torn) == Identities.from_json(torn.folders.identities.read_text())
+        torn.connect().close()
+    finally:
+        torn.kill()
 
 
 def test_nothing_is_made_when_what_should_be_a_verifier_is_a_password(cluster: Cluster) -> None:

@@ -13,7 +13,6 @@ import hmac
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from gateway.fakes import startup
 from zorya.core import errors
 from zorya.core.identity import Database, Identities, Role
 from zorya.core.model import Secret
@@ -77,7 +76,7 @@ def begin(
 ) -> Authentication:
     """Answer a login that nothing has been sent for."""
     return Authentication(
-        read_startup(startup(user=user, database=database, **more)),
+        read_startup(naming.build_startup((3, 0), {"user": user, "database": database, **more})),
         identities,
         address="192.0.2.1",
         now=NOW,
@@ -193,7 +192,8 @@ def try_engine_login(data: bytes) -> None:
 def try_startup_framer(data: bytes) -> None:
     script = iter(data)
     framer = pgwire.StartupFramer()
-    while (piece := _next_piece(startup(user="ann", options="-c a=b"), script)) is not None:
+    right = naming.build_startup((3, 0), {"user": "ann", "options": "-c a=b"})
+    while (piece := _next_piece(right, script)) is not None:
         before = len(framer.buffered)
         framer.receive(piece)
         try:
@@ -221,30 +221,33 @@ def try_startup(event: pgwire.Startup) -> None:
 
 
 def try_client_hello(data: bytes) -> None:
+    """The first byte says how long the pieces are; if it is odd the rest is what comes in a hello after its session."""
+    size, body = 1 + (data[0] if data else 0), data[1:]
+    if size % 2 == 0:
+        hello = b"\3\3" + bytes(33) + body
+        message = b"\1" + len(hello).to_bytes(3) + hello
+        body = b"\x16\3\1" + len(message).to_bytes(2) + message
     framer = client_hello.ClientHelloFramer()
-    size = 1 + data[0] if data else 1
-    for at in range(1, len(data), size):
+    for at in range(0, len(body), size):
         try:
-            if framer.receive(data[at : at + size]) is not None:
+            if framer.receive(body[at : at + size]) is not None:
                 return
         except errors.ProtocolViolation:
             return
 
 
 def try_naming(data: bytes) -> None:
-    packet = startup(user="ann")[:-1] + data.replace(b"\xff", b"\0") + b"\0"
-    framer = pgwire.StartupFramer()
-    framer.receive(len(packet).to_bytes(4) + packet[4:])
-    try:
-        event = framer.next_event()
-    except errors.ProtocolViolation:
-        return
-    if isinstance(event, pgwire.Startup):
-        named = naming.by_startup(event)
-        if isinstance(named, naming.Named):
-            assert read_startup(named.startup.raw) == named.startup
-        elif named is not None:
-            pgwire.error_response(named)
+    """The bytes are the parameters `options`, `database` and `zorya.cluster`, with \\xff between them."""
+    names = (b"options", b"database", b"zorya.cluster")
+    told = [
+        name + b"\0" + text.replace(b"\0", b"") + b"\0" for name, text in zip(names, data.split(b"\xff"), strict=False)
+    ]
+    body = (3 << 16).to_bytes(4) + b"user\0ann\0" + b"".join(told) + b"\0"
+    named = naming.by_startup(read_startup((4 + len(body)).to_bytes(4) + body))
+    if isinstance(named, naming.Named):
+        assert read_startup(named.startup.raw) == named.startup
+    elif named is not None:
+        pgwire.error_response(named)
 
 
 def _take(script: Iterator[int]) -> int:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import scramp  # type: ignore[import-untyped]
+import scramp
 
 from gateway.fakes import SSL_REQUEST, startup
 from gateway.real_postgres import RealPostgres

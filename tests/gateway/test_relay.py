@@ -11,7 +11,6 @@ import ssl
 import struct
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -345,7 +344,7 @@ async def test_what_openssl_holds_already_is_carried_when_the_client_sends_nothi
 
 
 async def test_what_openssl_holds_already_waits_when_the_engine_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relay, "RECORD_BYTES", 1000)
+    monkeypatch.setattr(relay, "CHUNK_BYTES", 1000)
     async with relaying(with_tls=True) as relayed:
         data = random.Random(2).randbytes(4 * 1024 * 1024)
         sending = asyncio.create_task(send(relayed.client, data), name="send")
@@ -356,6 +355,29 @@ async def test_what_openssl_holds_already_waits_when_the_engine_does_not_read(mo
             received += await receive(relayed.engine, 5000)
         assert received == data
         await sending
+
+
+async def test_engine_hears_the_client_when_the_client_does_not_read(either: Relayed) -> None:
+    await fill(either.engine)
+    await send(either.client, b"question")
+    assert await receive(either.engine) == b"question"
+
+
+async def test_client_is_heard_when_something_has_to_be_sent_to_it_first() -> None:
+    client, client_near = tcp_pair()
+    near, far = await shake_hands(client_near, client, server_context(), client_context())
+    engine, engine_near = tcp_pair()
+    with far, engine:
+        await fill(near)
+        await send(far, b"question")
+        task = asyncio.create_task(carry_and_close(near, engine_near), name="relay")
+        hearing = asyncio.create_task(receive(engine), name="hear")
+        await asyncio.wait([hearing], timeout=0.1)
+        assert not hearing.done()
+        reading = asyncio.create_task(receive_all(far), name="read")
+        assert await hearing == b"question"
+        task.cancel()
+        await asyncio.wait([task, reading])
 
 
 def pieces(seed: int, total: int) -> Iterator[bytes]:
@@ -386,54 +408,14 @@ async def converse(
         both.create_task(receive_all(), name="receive")
 
 
-class Contrary(ssl.SSLSocket):
-    """Wants to write before it reads, and the other way round, as OpenSSL does when keys or sessions are renewed."""
-
-    reads = 0
-    writes = 0
-    ends = 0
-
-    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
-        self.reads += 1
-        if self.reads % 3 == 1:
-            raise ssl.SSLWantWriteError
-        return super().recv(buflen, flags)
-
-    def send(self, data: Any, flags: int = 0) -> int:
-        self.writes += 1
-        # What it waits for has to come, so only while the client is sure to send more.
-        if self.writes < 20:
-            raise ssl.SSLWantReadError
-        return super().send(data, flags)
-
-    def unwrap(self) -> socket.socket:
-        self.ends += 1
-        if self.ends < 3:
-            raise ssl.SSLWantWriteError
-        return super().unwrap()
-
-
-async def test_bytes_arrive_when_reading_has_to_wait_for_writing_and_writing_for_reading() -> None:
-    context = server_context()
-    context.sslsocket_class = Contrary
-    with contextlib.closing(relay.Relay()) as carrier:
-        async with streams(carrier, context) as (client, engine), asyncio.timeout(60):
-            await asyncio.gather(
-                converse(*client, pieces(1, 1_000_000), pieces(2, 1_000_000)),
-                converse(*engine, pieces(2, 1_000_000), pieces(1, 1_000_000)),
-            )
-
-
 @contextlib.asynccontextmanager
-async def streams(
-    carrier: relay.Relay, context: ssl.SSLContext | None = None
-) -> AsyncIterator[list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]:
+async def streams(carrier: relay.Relay) -> AsyncIterator[list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]:
     """The far ends of a session of their own: the client's, which does TLS as asyncio does, and the engine's."""
     client, client_near = tcp_pair()
     engine, engine_near = tcp_pair()
 
     async def carry() -> None:
-        with engine_near, client_near, await tls.accept(client_near, context or server_context()) as near:
+        with engine_near, client_near, await tls.accept(client_near, server_context()) as near:
             await carrier.carry(near, engine_near)
 
     task = asyncio.create_task(carry(), name="session")
@@ -480,7 +462,7 @@ async def test_session_goes_on_when_the_client_takes_new_keys(command: bytes) ->
     engine, engine_near = tcp_pair()
     with contextlib.closing(relay.Relay()) as carrier, engine, engine_near, listening() as listener:
         client = await asyncio.create_subprocess_exec(
-            *("openssl", "s_client", "-connect", f"127.0.0.1:{listener.getsockname()[1]}", "-tls1_3"),
+            *("openssl", "s_client", "-connect", f"127.0.0.1:{listener.getsockname()[1]}", "-tls1_3", "-msg"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
@@ -494,6 +476,8 @@ async def test_session_goes_on_when_the_client_takes_new_keys(command: bytes) ->
                 client.stdin.write(b"line %d\n" % number)
                 assert await receive(engine) == b"line %d\n" % number
                 client.stdin.write(command + b"\n")
+                # What comes with a command is part of it.
+                await asyncio.wait_for(client.stdout.readuntil(b"KeyUpdate\n"), 20)
                 await send(engine, b"answer %d\n" % number)
                 await asyncio.wait_for(client.stdout.readuntil(b"answer %d\n" % number), 20)
             client.stdin.write(b"Q\n")

@@ -35,8 +35,13 @@ class Ends:
 @contextlib.contextmanager
 def connection() -> Iterator[Ends]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        far = socket.create_connection(listener.getsockname(), timeout=PATIENCE_S)
+        # A size that is set is not changed by the kernel later on.
+        far = socket.socket()
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+        far.settimeout(PATIENCE_S)
+        far.connect(listener.getsockname())
         near, _ = listener.accept()
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
     near.setblocking(False)
     with near, far:
         yield Ends(near=near, far=far)
@@ -86,7 +91,7 @@ def receive_exactly(sock: socket.socket, count: int) -> bytes:
     return data
 
 
-async def accept(near: socket.socket, context: ssl.SSLContext | None = None) -> ssl.SSLSocket:
+async def accept(near: socket.socket, context: ssl.SSLContext | None = None) -> tls.TlsSocket:
     async with asyncio.timeout(PATIENCE_S):
         return await tls.accept(near, context or server_context())
 
@@ -94,7 +99,7 @@ async def accept(near: socket.socket, context: ssl.SSLContext | None = None) -> 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 async def test_both_ends_hear_each_other_when_they_agree(version: ssl.TLSVersion) -> None:
     async with secured(version) as ends:
-        assert isinstance(ends.near, ssl.SSLSocket)
+        assert isinstance(ends.near, tls.TlsSocket)
         assert ends.near.version() == {"TLSv1_2": "TLSv1.2", "TLSv1_3": "TLSv1.3"}[version.name]
         await asyncio.to_thread(ends.far.sendall, b"question")
         assert await tls.receive(ends.near, 100) == b"question"
@@ -234,16 +239,12 @@ async def test_receiving_ends_when_the_client_ends(with_tls: bool, politely: boo
         assert await tls.receive(ends.near, 100) == b""
 
 
-async def test_receiving_fails_when_a_plain_client_resets(ends: Ends) -> None:
-    reset(ends.far)
-    with pytest.raises(ConnectionResetError):
-        await tls.receive(ends.near, 100)
-
-
-async def test_receiving_ends_when_a_tls_client_resets() -> None:
-    async with secured() as ends:
+@pytest.mark.parametrize("with_tls", [False, True])
+async def test_receiving_fails_when_the_client_resets(with_tls: bool) -> None:
+    async with connected(with_tls=with_tls) as ends:
         reset(ends.far)
-        assert await tls.receive(ends.near, 100) == b""
+        with pytest.raises(ConnectionResetError):
+            await tls.receive(ends.near, 100)
 
 
 async def test_receiving_fails_when_bytes_come_that_the_client_did_not_encrypt() -> None:
@@ -271,9 +272,7 @@ async def test_client_sees_a_clean_end_when_it_is_told_that_nothing_more_comes(w
 async def test_close_notify_gives_up_when_there_is_no_room_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tls, "CLOSE_NOTIFY_TIMEOUT_S", 0.05)
     async with secured() as ends:
-        with contextlib.suppress(ssl.SSLWantWriteError):
-            while True:
-                ends.near.send(bytes(16384))
+        await fill(ends.near)
         async with asyncio.timeout(PATIENCE_S):
             await tls.close_notify(ends.near)
 
@@ -283,3 +282,50 @@ async def test_close_notify_says_nothing_when_the_client_is_gone(with_tls: bool)
     async with connected(with_tls=with_tls) as ends:
         reset(ends.far)
         await tls.close_notify(ends.near)
+
+
+async def fill(sock: socket.socket) -> int:
+    """Send zeros until no more are taken, not even after a while; answer how many were."""
+    taken = 0
+    with contextlib.suppress(TimeoutError):
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    taken += sock.send(bytes(16384))
+            async with asyncio.timeout(0.2):
+                await tls._writable(sock)
+    return taken
+
+
+async def test_client_is_heard_when_it_does_not_take_what_it_is_sent() -> None:
+    async with secured() as ends:
+        await fill(ends.near)
+        await asyncio.to_thread(ends.far.sendall, b"question")
+        async with asyncio.timeout(PATIENCE_S):
+            assert await tls.receive(ends.near, 100) == b"question"
+
+
+async def test_receiving_waits_when_something_has_to_be_sent_first() -> None:
+    async with secured() as ends:
+        assert isinstance(ends.near, tls.TlsSocket)
+        taken = await fill(ends.near)
+        ends.near.give_up_sending()  # the rest of the record is nobody's data now
+        await asyncio.to_thread(ends.far.sendall, b"question")
+        receiving = asyncio.create_task(tls.receive(ends.near, 100), name="receive")
+        await asyncio.wait([receiving], timeout=0.1)
+        assert not receiving.done()
+        assert await asyncio.to_thread(receive_exactly, ends.far, taken) == bytes(taken)
+        assert await receiving == b"question"
+
+
+async def test_last_words_arrive_behind_what_was_sent_when_sending_was_given_up() -> None:
+    async with secured() as ends:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await tls.send_all(ends.near, bytes(8 * 1024 * 1024))
+        farewell = asyncio.create_task(tls.send_all(ends.near, b"farewell"), name="farewell")
+        received = b""
+        while not received.endswith(b"farewell"):
+            received += await asyncio.to_thread(ends.far.recv, 65536)
+        await farewell
+        assert received.removesuffix(b"farewell").strip(b"\0") == b""

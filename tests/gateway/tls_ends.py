@@ -44,6 +44,8 @@ def server_context() -> ssl.SSLContext:
         path = Path(folder, "server.pem")
         path.write_bytes(server_pem())
         context.load_cert_chain(path)
+    # As PostgreSQL does. Tickets that a client leaves unread would make the kernel reset the connection.
+    context.num_tickets = 0
     return context
 
 
@@ -56,7 +58,7 @@ def client_context() -> ssl.SSLContext:
 
 async def shake_hands(
     near: socket.socket, far: socket.socket, server: ssl.SSLContext, client: ssl.SSLContext
-) -> tuple[ssl.SSLSocket, ssl.SSLSocket]:
+) -> tuple[tls.TlsSocket, ssl.SSLSocket]:
     """Answer the two ends, both non-blocking. An end of the client that lacks close_notify is an error to it."""
     far.settimeout(20)
     accepting = asyncio.create_task(tls.accept(near, server), name="accept")

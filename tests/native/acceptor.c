@@ -2,11 +2,11 @@
  *
  *     acceptor postgres|forking|mariadb LISTENER UNIX FILES
  *
- * `postgres` listens on the Unix socket LISTENER, waits with select and calls accept; `forking` does too, and serves each
- * client in a process of its own, on a connection that it makes non-blocking; `mariadb` listens on the TCP port LISTENER
- * of loopback, waits with poll and calls accept4(SOCK_CLOEXEC). Two more listening sockets are beside it: the Unix socket
- * UNIX, and TCP on a free port of 127.0.0.1. FILES is how many descriptors it may have. SIGUSR1 does nothing but
- * interrupt. What happens is said on standard output, a line each:
+ * `postgres` listens on the Unix socket LISTENER, waits with select and calls accept; `forking` does too, and serves
+ * each client in a process of its own, on a connection that it makes non-blocking; `mariadb` listens on the TCP port
+ * LISTENER of loopback, waits with poll and calls accept4(SOCK_CLOEXEC). Two more listening sockets are beside it: the
+ * Unix socket UNIX, and TCP on a free port of 127.0.0.1. FILES is how many descriptors it may have. SIGUSR1 does
+ * nothing but interrupt. What happens is said on standard output, a line each:
  *
  *     environment NAME=VALUE                what a program has that this one starts; one line for each variable
  *     unrelated ERRNO                       what accept on a datagram socket failed with

@@ -58,6 +58,47 @@ def assert_served(far: socket.socket) -> None:
     assert far.recv(100) == b"echo"
 
 
+def read(sock: socket.socket, size: int) -> bytes:
+    """Answer so many bytes, fewer when the end comes before."""
+    data = b""
+    while len(data) < size and (more := sock.recv(size - len(data))):
+        data += more
+    return data
+
+
+def read_to_end(sock: socket.socket) -> bytes:
+    data = b""
+    while more := sock.recv(65536):
+        data += more
+    return data
+
+
+def has_come(sock: socket.socket) -> bool:
+    """Answer whether something can be read."""
+    sock.setblocking(False)
+    try:
+        return bool(sock.recv(1, socket.MSG_PEEK))
+    except BlockingIOError:
+        return False
+    finally:
+        sock.settimeout(PATIENCE_S)
+
+
+def is_lost(far: socket.socket) -> bool:
+    """Wait for the end of a client's connection; answer whether it has ended without another word."""
+    with contextlib.suppress(ConnectionResetError):  # something that it had sent was not read
+        return not far.recv(1)
+    return True
+
+
+def is_waiting(pid: int) -> bool:
+    """Answer whether a process is in poll(), or sleeps at all if the kernel does not tell in what."""
+    if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+        return False
+    place = Path(f"/proc/{pid}/wchan").read_text()
+    return place in {"", "0"} or "poll" in place
+
+
 @dataclass(frozen=True, kw_only=True)
 class Acceptor:
     """A running acceptor."""
@@ -97,7 +138,8 @@ class Acceptor:
 
     def servant(self) -> int:
         """Answer the process that serves the client which was accepted last, if the acceptor forks."""
-        wait_until(lambda: len(self.said("serving")) == len(self.said("accepted")), "the client is served")
+        count = len(self.accepted())
+        wait_until(lambda: len(self.said("serving")) == count, "the client is served")
         return int(self.said("serving")[-1][0])
 
     def stop(self) -> None:

@@ -22,6 +22,8 @@ from native.acceptors import (
     assert_served,
     connected,
     is_full,
+    prologue,
+    read_to_end,
 )
 from waiting import wait_until
 from zorya.gateway import handoff
@@ -55,6 +57,33 @@ async def test_what_the_client_has_sent_before_is_still_there_for_the_engine(acc
         assert await within(handoff.hand_over(client.near, client.peer, acceptor.inlet))
         client.near.close()
         assert client.far.recv(100) == b"first words"
+
+
+async def test_engine_hears_the_prologue_first_when_one_is_handed_over(
+    own_descriptors: OwnDescriptors, acceptor: Acceptor
+) -> None:
+    with connected() as client, prologue() as (near, far):
+        near.sendall(b"first words")
+        near.shutdown(socket.SHUT_WR)
+        client.far.sendall(b"the client")
+        assert await within(handoff.hand_over(client.near, client.peer, acceptor.inlet, far))
+        client.near.close()
+        far.close()
+        assert read_to_end(near) == b"first words"
+        assert client.far.recv(100) == b"the client"
+
+
+async def test_prologue_can_be_given_again_when_the_engine_does_not_have_the_client(
+    own_descriptors: OwnDescriptors, acceptor: Acceptor
+) -> None:
+    one, other = socket.socketpair()
+    with one, other, connected() as client, prologue() as (near, far):
+        near.sendall(b"first words")
+        assert not await within(handoff.hand_over(one, ("192.0.2.1", 1), acceptor.inlet, far))
+        assert await within(handoff.hand_over(client.near, client.peer, acceptor.inlet, far))
+        far.close()
+        client.far.sendall(b"the client")
+        assert near.recv(100) == b"first words"
 
 
 async def test_all_arrive_when_more_wait_than_the_queue_holds(

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import select
 import signal
 import socket
 import threading
@@ -12,7 +13,20 @@ from pathlib import Path
 
 import pytest
 
-from native.acceptors import PATIENCE_S, Acceptor, Client, assert_served, connected, give, prologue, send
+from native.acceptors import (
+    Acceptor,
+    Client,
+    assert_served,
+    connected,
+    give,
+    has_come,
+    is_lost,
+    is_waiting,
+    prologue,
+    read,
+    read_to_end,
+    send,
+)
 from waiting import wait_until
 from zorya.gateway import handoff
 
@@ -59,38 +73,6 @@ def conducted(acceptor: Acceptor, *, first: bytes = b"", queued: bytes = b"") ->
         yield Conducted(client=client, near=near)
 
 
-def read(sock: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size and (more := sock.recv(size - len(data))):
-        data += more
-    return data
-
-
-def read_to_end(sock: socket.socket) -> bytes:
-    data = b""
-    while more := sock.recv(65536):
-        data += more
-    return data
-
-
-def has_come(sock: socket.socket) -> bool:
-    """Answer whether something can be read."""
-    sock.setblocking(False)
-    try:
-        return bool(sock.recv(1, socket.MSG_PEEK))
-    except BlockingIOError:
-        return False
-    finally:
-        sock.settimeout(PATIENCE_S)
-
-
-def is_lost(far: socket.socket) -> bool:
-    """Wait for the end of a client's connection; answer whether it has ended without another word."""
-    with contextlib.suppress(ConnectionResetError):  # something that it had sent was not read
-        return not far.recv(1)
-    return True
-
-
 def test_engine_hears_the_gateway_first_and_then_the_client(acceptor: Acceptor) -> None:
     with conducted(acceptor, first=b"one ") as start:
         assert read(start.near, 4) == b"one "
@@ -132,25 +114,21 @@ def test_client_is_served_at_once_when_the_gateway_has_nothing_to_say(acceptor: 
 def test_bytes_arrive_in_order_when_they_are_more_than_the_pair_holds(acceptor: Acceptor) -> None:
     words = os.urandom(5_000_000)
     with conducted(acceptor, queued=b"the client") as start:
-        sender = threading.Thread(target=lambda: (start.near.sendall(words), start.near.shutdown(socket.SHUT_WR)))
+        sender = threading.Thread(target=start.near.sendall, args=[words])
         sender.start()
         try:
             # Not read before both directions are full: the engine has to wait in send().
-            wait_until(lambda: is_waiting(acceptor.servant(), "sock_alloc_send_pskb", "poll"), "the engine waits")
-            assert read_to_end(start.near) == words
+            wait_until(lambda: is_full(start.near) and is_waiting(acceptor.servant()), "the engine waits")
+            assert read(start.near, len(words)) == words
         finally:
-            start.near.close()
+            start.near.shutdown(socket.SHUT_RDWR)
             sender.join()
         assert read(start.client.far, 10) == b"the client"
         assert_served(start.client.far)
 
 
-def is_waiting(pid: int, *places: str) -> bool:
-    """Answer whether a process sleeps in one of these places of the kernel, or anywhere if the kernel does not tell."""
-    if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
-        return False
-    place = Path(f"/proc/{pid}/wchan").read_text()
-    return place in {"", "0"} or any(one in place for one in places)
+def is_full(sock: socket.socket) -> bool:
+    return not select.select([], [sock], [], 0)[1]
 
 
 def test_engine_is_not_held_up_when_it_only_looks(acceptor: Acceptor) -> None:
@@ -294,7 +272,8 @@ class TestOneProcess:
         assert start.finish() == b""
         assert read(start.client.far, 10) == b"the client"
 
-    def test_signal_is_told_as_for_a_connection_that_blocks(self, acceptor: Acceptor, start: Conducted) -> None:
+    @pytest.mark.usefixtures("start")
+    def test_signal_is_told_as_for_a_connection_that_blocks(self, acceptor: Acceptor) -> None:
         assert interrupt_until_said(acceptor, acceptor.process.pid) == [str(errno.EINTR)]
 
     def test_prologue_is_closed_with_its_client(self, acceptor: Acceptor) -> None:

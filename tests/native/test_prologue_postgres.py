@@ -20,8 +20,18 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fix_home import make_folder
-from native.acceptors import PATIENCE_S, Client, connected, give, prologue
-from native.test_prologue import has_come, is_lost, is_waiting, read, read_to_end
+from native.acceptors import (
+    PATIENCE_S,
+    Client,
+    connected,
+    give,
+    has_come,
+    is_lost,
+    is_waiting,
+    prologue,
+    read,
+    read_to_end,
+)
 from waiting import wait_until
 from zorya.core import commands
 from zorya.core.account import Account, ensure
@@ -322,7 +332,7 @@ def command_of(entry: Path) -> bytes:
 def terminate(engine: Engine, client: Client) -> None:
     """Terminate the client's session while it waits for the gateway."""
     pid = backend_of(client)
-    wait_until(lambda: is_waiting(pid, "poll"), "the engine waits")
+    wait_until(lambda: is_waiting(pid), "the engine waits")
     assert engine.admin(f"select pg_terminate_backend({pid})")
 
 

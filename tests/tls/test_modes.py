@@ -126,9 +126,7 @@ EXPECTED["ssl: { rejectUnauthorized: false }"] = EXPECTED["ssl: { ca }"] = EXPEC
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("mode", LIBPQ_MODES)
 @pytest.mark.parametrize("client", ["psql", "psycopg", "asyncpg"])
-def test_client_gets_what_its_mode_asks_for(
-    server: Server, target: Target, client: str, mode: str, state: str
-) -> None:
+def test_client_gets_what_its_mode_asks_for(server: Server, target: Target, client: str, mode: str, state: str) -> None:
     connect: Connect
     if client == "psql":
         program = clients.find_psql()
@@ -143,9 +141,7 @@ def test_client_gets_what_its_mode_asks_for(
 
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("mode", NODE_MODES)
-def test_node_gets_what_it_asks_for(
-    server: Server, target: Target, node_package: Path, mode: str, state: str
-) -> None:
+def test_node_gets_what_it_asks_for(server: Server, target: Target, node_package: Path, mode: str, state: str) -> None:
     with in_state(server, target, state):
         assert str(clients.with_node(node_package)(target, mode)) == EXPECTED[mode][state]
 

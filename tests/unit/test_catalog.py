@@ -13,7 +13,7 @@ from zorya.control.catalog import Catalog, NewEvent
 from zorya.control.events import EventKind
 from zorya.control.record import ClusterRecord, from_json, to_json
 from zorya.core import errors
-from zorya.core.model import Compute, EngineKind, Mode, ProcessIdentity, Secret, Status
+from zorya.core.model import Access, Compute, EngineKind, Mode, ProcessIdentity, Secret, Status, WakeOn
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 RECORD = ClusterRecord(
@@ -32,6 +32,8 @@ RECORD = ClusterRecord(
     freeze_after_s=0.5,
     username="zorya",
     password=Secret("s3cret"),
+    next_password=Secret("n3xt"),
+    access=Access(allow=("10.0.0.0/8",), require_tls=True, wake_on=WakeOn.ANY, max_clients=7),
     database="main",
     created_at=NOW,
     process=ProcessIdentity(pid=1, start_ticks=2, boot_id="b"),
@@ -55,7 +57,10 @@ def catalog(path: Path) -> Iterator[Catalog]:
 
 def test_record_survives_its_json_form() -> None:
     assert from_json(to_json(RECORD)) == RECORD
+    without = replace(RECORD, next_password=None, process=None, access=Access())
+    assert from_json(to_json(without)) == without
     assert "s3cret" not in repr(RECORD)
+    assert "n3xt" not in repr(RECORD)
 
 
 async def test_record_and_event_are_there_when_the_file_is_opened_again(path: Path) -> None:
@@ -153,10 +158,12 @@ async def test_file_of_the_first_format_is_brought_up_to_date(path: Path) -> Non
         await opened.insert(RECORD)
         await opened.add_event(event(EventKind.CREATED))
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("UPDATE clusters SET record = json_remove(record, '$.freeze_after_s')")
+        removed = "'$.freeze_after_s', '$.next_password', '$.access'"
+        connection.execute(f"UPDATE clusters SET record = json_remove(record, {removed})")
         connection.execute("PRAGMA user_version = 1")
+    upgraded = replace(RECORD, freeze_after_s=10.0, next_password=None, access=Access(allow=("0.0.0.0/0", "::/0")))
     with closing(Catalog.open(path)) as opened:
-        assert await opened.load() == [(replace(RECORD, freeze_after_s=10.0), 1)]
+        assert await opened.load() == [(upgraded, 1)]
         assert len(await opened.events(None, after=0, limit=10, sleep=True)) == 1
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (catalogs.FORMAT,)

@@ -28,6 +28,7 @@ ASLEEP = Situation(
     stirred="",
     frozen_s=0,
     reclaim_after_s=60,
+    password_due_in_s=None,
     checkpointed=False,
     counted_sessions=0,
     stopping_s=0,
@@ -68,6 +69,15 @@ PAUSING = replace(AWAKE, compute=Compute.PAUSING)
         (replace(AWAKE, quiet_s=10, visitors=1, sessions=1), Action.REST),
         (replace(AWAKE, quiet_s=10, freeze_blocked_s=0.1), Action.REST),
         (replace(AWAKE, quiet_s=9e9, freeze_after_s=None), Action.REST),
+        (replace(AWAKE, password_due_in_s=0), Action.GIVE_VERIFIER),
+        (replace(AWAKE, password_due_in_s=0, idle_s=300, look_in_s=0, quiet_s=300), Action.GIVE_VERIFIER),
+        (replace(AWAKE, password_due_in_s=3), Action.REST),
+        (replace(AWAKE, password_due_in_s=3, idle_s=300), Action.BEGIN_PAUSE),
+        (replace(AWAKE, password_due_in_s=0, stop_wish=StopWish.NOW), Action.BEGIN_PAUSE),
+        (replace(ASLEEP, password_due_in_s=0), Action.REST),
+        (replace(ASLEEP, compute=Compute.RESUMING, process=Process.READY, password_due_in_s=0), Action.FINISH_RESUME),
+        (replace(FROZEN, password_due_in_s=0), Action.REST),
+        (replace(PAUSING, password_due_in_s=0), Action.CHECKPOINT),
         (FROZEN, Action.REST),
         (replace(FROZEN, sessions=100, idle_s=0), Action.REST),
         (replace(FROZEN, visitors=1, sessions=1), Action.THAW),
@@ -133,6 +143,11 @@ def test_quiet_cluster_is_looked_at_again_when_its_freeze_is_due() -> None:
     assert lifecycle.decide(replace(AWAKE, quiet_s=11, freeze_blocked_s=0.25)).recheck_s == 0.25
 
 
+def test_an_engine_that_did_not_take_a_new_password_is_given_it_again_later() -> None:
+    assert lifecycle.decide(replace(AWAKE, password_due_in_s=0.125)).recheck_s == 0.125
+    assert lifecycle.decide(replace(ASLEEP, password_due_in_s=0.125)).recheck_s is None
+
+
 @given(
     st.builds(
         Situation,
@@ -151,6 +166,7 @@ def test_quiet_cluster_is_looked_at_again_when_its_freeze_is_due() -> None:
         stirred=st.sampled_from(["", "A client sent something."]),
         frozen_s=st.floats(0, 1000),
         reclaim_after_s=st.none() | st.floats(1, 100),
+        password_due_in_s=st.none() | st.floats(0, 5),
         checkpointed=st.booleans(),
         counted_sessions=st.integers(0, 3),
         stopping_s=st.floats(0, 100),
@@ -198,6 +214,8 @@ class World:
             case Action.FINISH_RESUME:
                 self._compute(Cause.READY)
                 self._serve()
+            case Action.GIVE_VERIFIER:
+                self.now = replace(now, password_due_in_s=None)
             case Action.BEGIN_PAUSE:
                 self._compute(Cause.STOP_DUE)
                 self._run_on()
@@ -288,6 +306,8 @@ class World:
                 self.now = replace(now, process=Process.ENDED)
             case "engine dies" if now.process not in {Process.ABSENT, Process.ENDED}:
                 self.now = replace(now, process=Process.ENDED)
+            case "password changes":
+                self.now = replace(now, password_due_in_s=0)
             case "pause asked":
                 self.now = replace(now, stop_wish=StopWish.WHEN_UNUSED)
             case "server dies":
@@ -311,7 +331,18 @@ class World:
 @given(
     st.lists(
         st.sampled_from(
-            ["step", "connect", "leave", "speak", "time", "engine stops", "engine dies", "pause asked", "server dies"]
+            [
+                "step",
+                "connect",
+                "leave",
+                "speak",
+                "time",
+                "engine stops",
+                "engine dies",
+                "pause asked",
+                "password changes",
+                "server dies",
+            ]
         ),
         max_size=60,
     )
@@ -330,4 +361,5 @@ def test_no_client_is_cut_off_and_none_waits_for_ever_whatever_happens(happening
     assert world.now.waiters == 0
     assert world.cut_off == 0
     assert world.unheard == 0
+    assert world.now.compute is not Compute.RUNNING or world.now.password_due_in_s is None
     assert world.now.compute in {Compute.RUNNING, Compute.FROZEN, Compute.STOPPED, Compute.FAILED}

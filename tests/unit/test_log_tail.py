@@ -7,7 +7,7 @@ import pytest
 
 from zorya.compute import logfile
 from zorya.control.tail import MOST_AT_ONCE_BYTES, LogTail
-from zorya.engines.base import FailedLogin
+from zorya.core.identity import FailedLogin
 
 
 def find(text: str) -> Sequence[FailedLogin]:

@@ -175,15 +175,19 @@ class ClusterOwner(ClusterEndpoint):
         await self._edit(passwords.choose, None, lambda _before, _after: "A new password is chosen.")
         await failpoints.reached("password.recorded")
         failures = self._password.failures
+        self._password.try_soon()
+        self._changed.set()
         # A visitor: so it does not pause or freeze before it has it.
         self.enter()
         try:
             await self.wake()
             await self._until(lambda: self._is_password_settled(failures))
-        except errors.EngineProblem as error:
+        except (errors.EngineProblem, errors.HostProblem) as error:
             raise passwords.goes_on(error) from error
         finally:
             self.leave()
+        if self._ends:
+            raise self._refusal()
         if self._password.failures != failures and self._password.problem is not None:
             raise passwords.goes_on(self._password.problem)
         if self._password.is_under_way:

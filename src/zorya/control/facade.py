@@ -43,9 +43,9 @@ class Clusters(Protocol):
     async def change_password(self, name: str) -> Credentials:
         """Have the cluster's user log in with a new password from now on; sessions stay. Answers it.
 
-        Wakes the engine. Raises DiskFull and HomeUnusable before anything is changed. Raises StartFailed, WakeTimeout,
-        NotReady and other EngineProblems when the engine did not confirm it: the change then goes on by itself, now or
-        at the engine's next start, and until then `credentials` answers the old password.
+        Wakes the engine. Raises DiskFull and HomeUnusable before anything is changed. Raises an EngineProblem or
+        HostProblem that says so when the engine did not start, or did not confirm it: the change then goes on by
+        itself, now or at the engine's next start, and until then `credentials` answers the old password.
         """
 
     async def resume(self, name: str) -> ClusterView:

@@ -1,7 +1,7 @@
 """All clusters of a home: makes and finds their owners, and gives them their ports. Implements `facade.Clusters`."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Protocol
 from urllib.parse import quote
@@ -185,10 +185,6 @@ class Fleet:
     def find(self, name: str) -> ClusterOwner | None:
         """Answer the cluster of this name, in any case, as the gateway's endpoint; None when there is none."""
         return self._owners.get(name.lower())
-
-    def access_rules(self) -> Mapping[str, Access]:
-        """Answer who may come to each cluster, by name."""
-        return {name: owner.access for name, owner in sorted(self._owners.items())}
 
     async def renew_tls(self) -> None:
         """Have every engine that is up use the present certificate; sessions stay. One that is frozen thaws for it.

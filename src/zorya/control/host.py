@@ -15,7 +15,6 @@ from zorya.control import access
 from zorya.core import account, errors
 from zorya.core.findings import Finding, FindingState
 from zorya.core.home import Home
-from zorya.core.model import Access
 from zorya.core.settings import Settings
 from zorya.engines import handoff
 from zorya.engines.postgres import installations
@@ -32,11 +31,12 @@ def examine(
     settings: Settings,
     *,
     certificate: Finding | None = None,
-    rules: Mapping[str, Access] | None = None,
+    rules: Mapping[str, Sequence[str]] | None = None,
 ) -> Sequence[Finding]:
     """Answer the findings, in the order in which a person should read them. Blocking.
 
-    A running server says what it has for a `certificate`, and who may come to each cluster (`rules`, by name).
+    A running server says what it has for a `certificate`, and from which networks clients may come to each
+    cluster (`rules`, by its name).
     """
     return [
         _python(),
@@ -188,12 +188,12 @@ def _certificate(settings: Settings) -> Finding:
     )
 
 
-def _reach(settings: Settings, rules: Mapping[str, Access]) -> Finding:
+def _reach(settings: Settings, rules: Mapping[str, Sequence[str]]) -> Finding:
     """Whether clusters allow those whom the server listens for: each of the two is often changed without the other."""
     where = f"Endpoints listen on {', '.join(settings.bind)}"
     if access.is_loopback(settings.bind):
         return _finding("reach", f"{where}: only this host's own programs can connect.")
-    closed = [name for name, rule in rules.items() if access.is_for_loopback(rule.allow)]
+    closed = [name for name, allow in rules.items() if access.is_for_loopback(allow)]
     if not closed:
         return _finding("reach", f"{where}; each cluster says who may connect.")
     return _finding(

@@ -4,6 +4,9 @@
 """
 
 import asyncio
+import contextlib
+import os
+import signal
 from collections.abc import Callable, Sequence, Set
 
 from zorya.compute import procfs
@@ -15,7 +18,8 @@ from zorya.control.quiet import Quiet
 from zorya.control.tail import LogTail
 from zorya.core import errors, failpoints, logging
 from zorya.core.clock import Clock
-from zorya.engines.base import Activity, FailedLogin, Watcher
+from zorya.core.identity import FailedLogin
+from zorya.engines.base import Activity, Watcher
 
 LOOK_EVERY_S = 0.5
 """How often it is seen whether an engine's processes have come or gone: one small file is read."""
@@ -32,6 +36,10 @@ ANSWER_WITHIN_S = 5.0
 ASK_EVERY_S = 2.0
 """How often a busy engine is asked at most, but for when its processes change."""
 
+ENDING_S = 2.0
+"""How long a session may take to end that was asked to."""
+
+_ENDING_POLL_S = 0.005
 
 _log = logging.get("zorya.control")
 
@@ -124,6 +132,32 @@ class LiveEngine:
         await self._ask(self.group.pids())
         await self._ask(self.group.pids())
         return self.counted
+
+    async def end_sessions(self) -> None:
+        """Ask the processes that serve clients, as the last look showed them, to end, and wait for it ENDING_S at most.
+
+        SIGTERM is how a process is asked to end its work in order.
+        """
+        asked = {pid for pid in self._clients if self._ask_to_end(pid)}
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ENDING_S):
+                while asked & self.group.pids():  # noqa: ASYNC110 - the kernel tells of no end of another's child
+                    await asyncio.sleep(_ENDING_POLL_S)
+
+    def _ask_to_end(self, pid: int) -> bool:
+        try:
+            # Opened before it is looked at, so that what is looked at is what is signalled.
+            process = os.pidfd_open(pid)
+        except OSError:
+            return False
+        try:
+            is_there = pid in self.group.pids()
+            if is_there:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(process, signal.SIGTERM)
+            return is_there
+        finally:
+            os.close(process)
 
     def _asks_anyway(self, freeze_after_s: float | None) -> bool:
         """Whether it may have come to rest: one that rests is asked again when it is to be frozen."""

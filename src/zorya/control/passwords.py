@@ -21,7 +21,9 @@ from zorya.core.model import Secret
 _log = logging.get("zorya.control")
 
 AGAIN_AFTER_S = 5.0
-"""How long the engine is left alone after it did not take the new password."""
+"""How long the engine is left alone after it did not take the new password; each further time twice as long."""
+
+AGAIN_AFTER_AT_MOST_S = 300.0
 
 
 def choose(record: ClusterRecord) -> ClusterRecord:
@@ -29,11 +31,11 @@ def choose(record: ClusterRecord) -> ClusterRecord:
     return record if record.next_password else replace(record, next_password=Secret(ids.new_password()))
 
 
-def goes_on(error: errors.EngineProblem) -> errors.EngineProblem:
+def goes_on(error: errors.ZoryaError) -> errors.ZoryaError:
     """Answer the error for one who asked for a change that the engine has not confirmed."""
     return type(error)(
-        f"The new password is not in force yet: {error.message}",
-        hint="It will be as soon as the engine runs and takes it; until then the old one holds.",
+        f"The engine has not confirmed the new password: {error.message}",
+        hint=f"{error.hint} It is given it again as soon as it can; until then `zorya url` prints the old one.".strip(),
         client_message=error.client_message,
     )
 
@@ -45,11 +47,12 @@ class PasswordChange:
         """Go on with what the record says."""
         self.failures = 0
         """How often the engine did not take a new password."""
-        self.problem: errors.EngineProblem | None = None
+        self.problem: errors.ZoryaError | None = None
         """Why it did not the last time."""
         self._runner = runner
         self._standing = standing
         self._blocked_until_s = 0.0
+        self._next_delay_s = AGAIN_AFTER_S / 2
 
     @property
     def is_under_way(self) -> bool:
@@ -59,6 +62,11 @@ class PasswordChange:
     def due_in_s(self, now_s: float) -> float | None:
         """Answer when the engine is to be given the new password; None when there is none."""
         return max(0.0, self._blocked_until_s - now_s) if self.is_under_way else None
+
+    def try_soon(self) -> None:
+        """Have the engine given the new password at once, whatever it did before: somebody asks for it."""
+        self._blocked_until_s = 0.0
+        self._next_delay_s = AGAIN_AFTER_S / 2
 
     async def set(self) -> None:
         """Give the running engine the new password, and have it in the record. Raises EngineProblem."""
@@ -75,8 +83,8 @@ class PasswordChange:
 
     def note_failure(self, error: errors.ZoryaError, now_s: float) -> None:
         """Have it tried again later."""
-        problem = error if isinstance(error, errors.EngineProblem) else errors.EngineProblem(error.message)
         _log.warning("the engine did not take the new password", cluster=self._standing.name, error=str(error))
         self.failures += 1
-        self.problem = problem
-        self._blocked_until_s = now_s + AGAIN_AFTER_S
+        self._next_delay_s = min(2 * self._next_delay_s, AGAIN_AFTER_AT_MOST_S)
+        self.problem = error
+        self._blocked_until_s = now_s + self._next_delay_s

@@ -1,7 +1,8 @@
 """A pause, from its beginning to the engine's end: the checkpoint, who may log in afterwards, and the stop.
 
-`lifecycle` decides which of the steps is next. Before the checkpoint the engine is asked for its roles and databases,
-and kept from changing any until it has ended, so that what it said is what holds while it is stopped.
+`lifecycle` decides which of the steps is next. Before the checkpoint, once it has no session any more, the engine is
+asked for its roles and databases and kept from changing any until it has ended, so that what it said is what holds
+while it is stopped.
 """
 
 from zorya.control.attendance import Attendance
@@ -82,14 +83,18 @@ class Pause:
     async def checkpoint(self) -> None:
         """Count the sessions, and if the engine is to stop have it say who may log in, and write its pages.
 
+        Sessions that are to be ended end first. One that does not leaves it unknown who may log in: it could change it.
         May be given up at any moment, and begun anew.
         """
         # What was held before may have been lost with all the engine's processes but the first.
         await self.release()
         try:
             self.counted_sessions = await self._seat.held().count_anew()
+            if self.counted_sessions and self.wish is StopWish.NOW:
+                await self._end_sessions()
             if not self.counted_sessions or self.wish is StopWish.NOW:
-                await self._hold_identities()
+                if not self.counted_sessions:
+                    await self._hold_identities()
                 await failpoints.reached("pause.held")
                 await self._runner.checkpoint(self._standing.record)
                 self.checkpointed = True
@@ -102,6 +107,13 @@ class Pause:
             _log.warning("no checkpoint before the stop", cluster=self._standing.name, error=str(error))
             self.checkpointed = True
         await failpoints.reached("pause.checkpointed")
+
+    async def _end_sessions(self) -> None:
+        # The stop would end them too, but all processes at the same time: a session that has waited to change a role
+        # could do so in the instant between the end of what kept it from it and its own.
+        live = self._seat.held()
+        await live.end_sessions()
+        self.counted_sessions = await live.count_anew()
 
     async def _hold_identities(self) -> None:
         try:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from zorya.compute import logfile
-from zorya.engines.base import FailedLogin
+from zorya.core.identity import FailedLogin
 
 MOST_AT_ONCE_BYTES = 256 * 1024
 """What is read at one look; of a log that grows faster the rest is passed over."""

@@ -81,6 +81,18 @@ class Identities:
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FailedLogin:
+    """A login that the engine has turned down."""
+
+    address: str
+    """The client's IP address, as the engine's socket has it: a relayed client's is Zorya's own."""
+    port: int
+    """The client's TCP port."""
+    role: str
+    """Who it wanted to be; there may be no such role."""
+
+
 def _role(values: dict[str, Any]) -> Role:
     verifier, until = values.pop("verifier"), values.pop("valid_until")
     return Role(

@@ -10,7 +10,7 @@ from typing import Protocol
 from zorya.core import errors
 from zorya.core.account import Account
 from zorya.core.home import ClusterFolders
-from zorya.core.identity import Identities
+from zorya.core.identity import FailedLogin, Identities
 from zorya.core.model import Address, EngineKind, Secret
 
 
@@ -108,18 +108,6 @@ class Activity:
     """How much log has been written, in bytes."""
     log_flushed: bool
     """Whether all of it is on the disk."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FailedLogin:
-    """A login that the engine has turned down."""
-
-    address: str
-    """The client's IP address, as the engine's socket has it: a relayed client's is Zorya's own."""
-    port: int
-    """The client's TCP port."""
-    role: str
-    """Who it wanted to be; there may be no such role."""
 
 
 class Watcher(Protocol):

@@ -1,8 +1,8 @@
 """One client's connection, and what all of them share."""
 
 import asyncio
-import ssl
 import socket
+import ssl
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Protocol
 
 from zorya.core.settings import Settings
-from zorya.gateway import handoff, introductions, pgwire, relay
+from zorya.gateway import handoff, introductions, pgwire, relay, tls
 from zorya.gateway.directory import Endpoint
 from zorya.gateway.handshakes import Handshakes
 from zorya.gateway.throttle import Throttle
@@ -67,7 +67,7 @@ class Arrival:
     """One accepted connection and what it came to."""
 
     client: socket.socket
-    """Connected and non-blocking; an SSLSocket in its place once the gateway does its TLS. The maker of the Arrival
+    """Connected and non-blocking; a TlsSocket in its place once the gateway does its TLS. The maker of the Arrival
     closes it."""
     peer: handoff.Peer
     house: House
@@ -85,7 +85,7 @@ class Arrival:
     @property
     def is_encrypted(self) -> bool:
         """Whether the gateway does its TLS."""
-        return isinstance(self.client, ssl.SSLSocket)
+        return isinstance(self.client, tls.TlsSocket)
 
     @property
     def remaining_s(self) -> float:

@@ -34,7 +34,7 @@ def decide(handoff: Handoff, *, relay_only: bool, failure: str = "", is_encrypte
     if relay_only:
         return Choice(way=Way.RELAY, reason="The setting attach says so.")
     if is_encrypted:
-        return Choice(way=Way.RELAY, reason="Zorya does the TLS of this client, which woke the cluster or named it late.")
+        return Choice(way=Way.RELAY, reason="Zorya does the TLS of this client: it woke the cluster, or named it late.")
     if handoff.inlet is None:
         return Choice(way=Way.RELAY, reason=handoff.reason)
     if failure:

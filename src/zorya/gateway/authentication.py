@@ -64,8 +64,8 @@ class Authentication:
     """One client's login. Send what `begin` answers, then what `receive` answers, until there is an `outcome`.
 
     If that is a Refusal, the client is to be sent its ErrorResponse after everything else, and is cut off; that
-    message is not among what is answered here. With a Proof it waits for AuthenticationOk and for all that an engine sends
-    with it: see `engine_login.EngineLogin`.
+    message is not among what is answered here. With a Proof it waits for AuthenticationOk and for all that an engine
+    sends with it: see `engine_login.EngineLogin`.
     """
 
     def __init__(

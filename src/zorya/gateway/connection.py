@@ -229,8 +229,7 @@ async def _authenticate(
     arrival: Arrival, endpoint: Endpoint, wanted: pgwire.Startup, behind: bytes, identities: Identities
 ) -> Proved | pgwire.Refusal | None:
     """Have the client prove who it is. None stands for one that left or took too long."""
-    house, user = arrival.house, wanted.parameters["user"]
-    await asyncio.sleep(house.throttle.delay_of_role(endpoint.name, user, asyncio.get_running_loop().time()))
+    house = arrival.house
     answer_to_client, accepted = authentication.negotiate(wanted, endpoint.engine_major)
     conversation = Authentication(
         accepted,
@@ -239,6 +238,8 @@ async def _authenticate(
         now=house.now(),
         end_point_hash=house.identity().end_point_hash if arrival.is_encrypted else None,
     )
+    user = conversation.user
+    await asyncio.sleep(house.throttle.delay_of_role(endpoint.name, user, asyncio.get_running_loop().time()))
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(arrival.remaining_s):
             to_client = answer_to_client + conversation.begin()

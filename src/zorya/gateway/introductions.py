@@ -6,7 +6,6 @@ own connection when the client is relayed, over the prologue of `handoff` when i
 
 import asyncio
 import socket
-import ssl
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -24,7 +23,7 @@ class Introduction(Protocol):
     async def conduct(self, engine: socket.socket, client: socket.socket) -> None:
         """Speak to the engine; what it says to the client is passed on. Raises OSError and EngineProblem.
 
-        Both are non-blocking; `client` may be an SSLSocket.
+        Both are non-blocking; `client` may be a TlsSocket.
         """
 
 
@@ -85,7 +84,7 @@ async def pass_on_rest(engine: socket.socket, client: socket.socket) -> None:
 
 async def send(client: socket.socket, data: bytes) -> None:
     """Send all of it to a client that may be an engine's already, which has its connections block as it likes."""
-    if isinstance(client, ssl.SSLSocket):
+    if isinstance(client, tls.TlsSocket):
         await tls.send_all(client, data)
         return
     loop = asyncio.get_running_loop()

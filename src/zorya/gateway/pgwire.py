@@ -4,8 +4,9 @@ A client may ask for TLS and for GSSAPI encryption, at most once each, and then 
 request. Everything after that belongs to the engine, or to `authentication`.
 
 The layout of the packets is in https://www.postgresql.org/docs/current/protocol-message-formats.html; what a server
-accepts is in ProcessSSLStartup and ProcessStartupPacket of PostgreSQL's src/backend/tcop/backend_startup.c. One rule is left to whoever grants encryption: PostgreSQL refuses bytes that arrived
-together with a request for it. Where it is not granted, such bytes are read as what follows the request.
+accepts is in ProcessSSLStartup and ProcessStartupPacket of PostgreSQL's src/backend/tcop/backend_startup.c. One rule
+is left to whoever grants encryption: PostgreSQL refuses bytes that arrived together with a request for it. Where it is
+not granted, such bytes are read as what follows the request.
 """
 
 from collections.abc import Mapping

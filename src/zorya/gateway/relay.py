@@ -24,9 +24,6 @@ CHUNK_BYTES = 64 * 1024
 SMALL_CHUNK_BYTES = 8 * 1024
 """What is read at once as long as messages are small: `read` allocates as much as it may get."""
 
-RECORD_BYTES = 16 * 1024
-"""The most that a TLS record holds (RFC 8446, section 5.1), and what is read of one at once."""
-
 TURNS = 16
 """How often the epoll set is asked again, while it has more, before everything else in the loop gets its turn."""
 
@@ -61,7 +58,7 @@ class Relay:
         not read stops the reading of the other. Raises nothing for what happens to either connection. Closes neither:
         the caller does, also on cancellation, and with that a side still open learns that the other is gone.
 
-        A client that speaks TLS (an `ssl.SSLSocket` whose handshake is done) gets close_notify when the engine has
+        A client that speaks TLS (a `tls.TlsSocket`) gets close_notify when the engine has
         ended. What it sends after that is read and dropped, so that nothing keeps the engine's last words from it.
         """
         with self._pair(client, engine) as (from_client, from_engine):
@@ -70,7 +67,7 @@ class Relay:
 
     @contextlib.contextmanager
     def _pair(self, client: socket.socket, engine: socket.socket) -> Iterator[tuple["_Side", "_Side"]]:
-        left = _TlsSide(client, self._epoll) if isinstance(client, ssl.SSLSocket) else _Side(client, self._epoll)
+        left = _TlsSide(client, self._epoll) if isinstance(client, tls.TlsSocket) else _Side(client, self._epoll)
         right = _Side(engine, self._epoll)
         left.peer, right.peer = right, left
         self._sides |= {left.fd: left, right.fd: right}
@@ -208,103 +205,82 @@ class _Side:
 
 
 class _TlsSide(_Side):
-    """A client's socket with TLS. OpenSSL may have to write in order to read, and the other way round."""
+    """A client's socket with TLS."""
 
-    _socket: ssl.SSLSocket
+    _socket: tls.TlsSocket
 
-    def __init__(self, sock: ssl.SSLSocket, epoll: select.epoll) -> None:
+    def __init__(self, sock: tls.TlsSocket, epoll: select.epoll) -> None:
         super().__init__(sock, epoll)
-        self.receive = self._decrypt
-        self.send = self._encrypt
+        self.receive = self._receive_or_wait
+        self.send = sock.send
         self._reading_awaits = select.EPOLLIN
-        self._writing_awaits = select.EPOLLOUT
-        """The events that the two go on with."""
+        """The event that reading goes on with: TLS may have something to send first."""
         self._is_finishing = False
 
     def want(self, interest: int) -> None:
         """Do this here from now on, and nothing else."""
         self.interest = interest
-        reading = self._reading_awaits if interest & select.EPOLLIN else 0
-        writing = self._writing_awaits if interest & select.EPOLLOUT else 0
-        if reading | writing != self.watched:
-            self._watch(reading | writing)
+        events = interest & select.EPOLLOUT | (self._reading_awaits if interest & select.EPOLLIN else 0)
+        if events != self.watched:
+            self._watch(events)
 
     def resume(self) -> None:
         """Read here, for the first time or again."""
         super().resume()
-        self._read_pending()
+        if not self._is_finishing:
+            self._read_more()
 
     def read(self) -> None:
-        """Go on with what waited until there is something to read."""
-        self._go_on(select.EPOLLIN)
+        """Go on with what waited for the client to send something."""
+        if self._is_finishing:
+            self._drop()
+        else:
+            super().read()
+            self._read_more()
 
     def flush(self) -> None:
-        """Go on with what waited until there is room to write."""
-        self._go_on(select.EPOLLOUT)
+        """Go on with what waited for room."""
+        if self._is_finishing:
+            self.finish()
+            return
+        if self.interest & select.EPOLLOUT:
+            super().flush()
+        if self.interest & select.EPOLLIN and self._reading_awaits == select.EPOLLOUT:
+            self.read()
 
     def finish(self) -> None:
         """Send close_notify as soon as there is room for it, and from then on read only to see the client's end."""
-        self._is_finishing = True
-        self._reading_awaits, self._writing_awaits = select.EPOLLIN, select.EPOLLOUT
+        self._is_finishing, self._reading_awaits = True, select.EPOLLIN
         try:
-            tls.try_close_notify(self._socket)
-        except ssl.SSLWantWriteError:
+            self._socket.close_notify()
+        except BlockingIOError:
             self.want(select.EPOLLOUT)
             return
         except OSError:
-            pass  # lost, or busy sending; either way it hears nothing more
+            pass  # lost: it hears nothing more
         super().finish()
         self.want(0 if self.ended.done() else select.EPOLLIN)
 
-    def _go_on(self, event: int) -> None:
-        if self._is_finishing:
-            if event == select.EPOLLOUT:
-                self.finish()
-            else:
-                self._drop()
-            return
-        if self.interest & select.EPOLLOUT and self._writing_awaits == event:
-            super().flush()
-        if self.interest & select.EPOLLIN and self._reading_awaits == event:
-            super().read()
-            self._read_pending()
-        self.want(self.interest)
-
-    def _read_pending(self) -> None:
-        """Read what OpenSSL has taken out of the kernel already, of which epoll knows nothing."""
-        while self.interest & select.EPOLLIN and self._socket.pending():
+    def _read_more(self) -> None:
+        """Read what has been taken out of the kernel already, of which epoll knows nothing."""
+        while self.watched & self.interest & select.EPOLLIN and self._socket.has_more:
             super().read()
 
-    def _decrypt(self, _limit: int) -> bytes:
-        """Answer the content of one record at most."""
-        self._reading_awaits = select.EPOLLIN
+    def _receive_or_wait(self, _limit: int) -> bytes:
+        awaits = select.EPOLLIN
         try:
-            return self._socket.recv(RECORD_BYTES)
-        except ssl.SSLWantReadError as error:
-            raise BlockingIOError from error
+            return self._socket.recv(CHUNK_BYTES)
         except ssl.SSLWantWriteError as error:
-            self._reading_awaits = select.EPOLLOUT
+            awaits = select.EPOLLOUT
             raise BlockingIOError from error
-
-    def _encrypt(self, data: bytes | memoryview) -> int:
-        """Send what there is room for, and answer how much that is. OpenSSL wants the rest again from its first byte.
-
-        It may have encrypted some of the rest already, so the rest must come again as it is, and not less of it.
-        """
-        self._writing_awaits = select.EPOLLOUT
-        rest = memoryview(data)
-        try:
-            while rest:
-                rest = rest[self._socket.send(rest) :]
-        except ssl.SSLWantWriteError:
-            pass
-        except ssl.SSLWantReadError:
-            self._writing_awaits = select.EPOLLIN
-        return len(data) - len(rest)
+        finally:
+            if awaits != self._reading_awaits:
+                self._reading_awaits = awaits
+                self.want(self.interest)
 
     def _drop(self) -> None:
         try:
-            if os.read(self.fd, CHUNK_BYTES):
+            if self._socket.recv(CHUNK_BYTES):
                 return
         except BlockingIOError:
             return

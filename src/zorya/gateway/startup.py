@@ -101,7 +101,7 @@ async def _peek(client: socket.socket, seen: int, limit: int = pgwire.MAX_PACKET
 
 
 def _look(client: socket.socket, limit: int) -> bytes:
-    # An SSLSocket's own recv takes no flags: what is looked at are the bytes of the connection itself.
+    # A TlsSocket's own recv takes no flags: what is looked at are the bytes of the connection itself.
     return socket.socket.recv(client, limit, socket.MSG_PEEK)
 
 

@@ -1,13 +1,13 @@
 """How long a newcomer waits because logins have failed before. Pure: `now_s` is passed in.
 
-A guesser is slowed, and nobody is locked out for good. What counts are failures, whoever noticed them, the gateway or an
-engine; they are forgotten at a steady pace. Addresses and roles are counted for each cluster by itself.
+A guesser is slowed, and nobody is locked out for good. What counts are failures, whoever noticed them, the gateway or
+an engine; they are forgotten at a steady pace. Addresses and roles are counted for each cluster by itself.
 
 - An *address* whose logins fail gets turns: one newcomer after the other, each as far behind the last as the failures
   demand. However many connections it opens at once, it makes no more attempts than that. One whose turn is too far away
   is refused at once.
-- A *role* that logins from anywhere fail for keeps newcomers waiting, but gives no turns and refuses nobody: else anyone
-  could keep its owner out.
+- A *role* that logins from anywhere fail for keeps newcomers waiting, but gives no turns and refuses nobody: else
+  anyone could keep its owner out.
 """
 
 import ipaddress

@@ -1,7 +1,6 @@
 """TLS on clients' connections: the handshake, and reading and writing that serve plain connections as well.
 
-All sockets are non-blocking. What OpenSSL holds of a connection is bounded: one record of 16 KiB each way. It reads no
-further ahead than the record that was asked for, so whatever else a client sends stays in the kernel.
+All sockets are non-blocking. What is held of a connection is bounded: CHUNK_BYTES each way, and a record.
 """
 
 import asyncio
@@ -10,7 +9,19 @@ import functools
 import socket
 import ssl
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+CHUNK_BYTES = 64 * 1024
+"""The most that is encrypted at once, and taken out of the kernel."""
+
+SMALL_CHUNK_BYTES = 8 * 1024
+"""What is taken out of the kernel as long as little data is in it."""
+
+RECORD_BYTES = 16 * 1024
+"""The most that a record holds (RFC 8446, section 5.1)."""
 
 CLOSE_NOTIFY_TIMEOUT_S = 1.0
 """How long the last record may wait for room in the kernel's buffer."""
@@ -19,44 +30,189 @@ _T = TypeVar("_T")
 _Wait = Callable[[socket.socket], Coroutine[Any, Any, None]]
 
 
-async def accept(client: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
+class TlsSocket(socket.socket):
+    """A client's connection with TLS. It blocks as a plain socket does, by raising BlockingIOError.
+
+    OpenSSL is handed what has come, a little at a time, and never the descriptor. Left to itself it reads on as long as
+    records come that are not data, such as KeyUpdate: one client that sends nothing else would hold up all others.
+    """
+
+    def __init__(self, client: socket.socket, context: ssl.SSLContext) -> None:
+        """Share the client's descriptor, until one of the two is detached from it."""
+        super().__init__(client.family, client.type, client.proto, client.fileno())
+        self.settimeout(0)
+        self.has_more = True
+        """Whether something may be read that the kernel does not have any more."""
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._unsent = memoryview(b"")
+        self._covered = 0
+        """How much of the caller's data is in what is unsent."""
+        self._chunk = SMALL_CHUNK_BYTES
+        self._failure: OSError | None = None
+        """What came behind the data that was read last."""
+        self._is_agreed = False
+        self._is_ending = False
+        self._is_over = False
+
+    def version(self) -> str | None:
+        """Answer the version of TLS, in OpenSSL's words."""
+        return self._tls.version()
+
+    def selected_alpn_protocol(self) -> str | None:
+        """Answer the protocol inside that both sides agree on, if the client has named any."""
+        return self._tls.selected_alpn_protocol()
+
+    def do_handshake(self) -> None:
+        """Go on with the handshake.
+
+        Raises BlockingIOError when it waits for the client, SSLWantWriteError when it waits for room, and OSError for
+        one that failed, whose alert is sent then.
+        """
+        self._flush_first()
+        if self._is_agreed:
+            return
+        self._fill()
+        try:
+            self._tls.do_handshake()
+            self._is_agreed = True
+        except ssl.SSLWantReadError:
+            pass
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._flush()
+            raise
+        self._flush_first()
+        if not self._is_agreed:
+            raise BlockingIOError
+
+    def recv(self, limit: int, flags: int = 0, /) -> bytes:
+        """Answer what has come, of several records if need be; nothing for close_notify. After `shutdown`: as it is.
+
+        Raises SSLWantWriteError when something has to be sent first, SSLEOFError for an end without close_notify.
+        """
+        if self._is_over:
+            return super().recv(limit, flags)
+        if flags:
+            raise ValueError("TLS has no flags")
+        # Data that the client does not take is no reason not to hear it. But what it makes OpenSSL say is bounded.
+        if not self._covered or self._outgoing.pending > RECORD_BYTES:
+            self._flush_first()
+        if self._failure is not None:
+            raise self._failure
+        if not self.has_more:
+            self._fill()
+        data = self._decrypt(limit)
+        # Keys that are changed or other records without data do not count: they cost more time than data.
+        self._chunk = CHUNK_BYTES if len(data) > self._chunk // 2 else SMALL_CHUNK_BYTES
+        return data
+
+    def send(self, data: "ReadableBuffer", flags: int = 0, /) -> int:
+        """Send some of the data, and answer how much. After BlockingIOError the same data has to come again."""
+        if self._is_over:
+            return super().send(data, flags)
+        if flags:
+            raise ValueError("TLS has no flags")
+        if not self._covered:
+            self._flush()
+            part = memoryview(data)[:CHUNK_BYTES]
+            while self._covered < len(part):
+                self._covered += self._tls.write(part[self._covered :])
+        self._flush()
+        sent, self._covered = self._covered, 0
+        return sent
+
+    def give_up_sending(self) -> None:
+        """Let other data come than that which could not be sent, of which a part may yet go."""
+        self._covered = 0
+
+    def close_notify(self) -> None:
+        """Tell the client that nothing more comes. Raises BlockingIOError if it has to be repeated, and OSError."""
+        if not self._is_ending:
+            self._is_ending = True
+            # Python asks for the client's close_notify too. No application waits for that.
+            with contextlib.suppress(ssl.SSLError):
+                self._tls.unwrap()
+        self._flush()
+
+    def shutdown(self, how: int, /) -> None:
+        """End the connection in one direction. What comes is no longer decrypted, and nothing can be sent."""
+        self._is_over = True
+        super().shutdown(how)
+
+    def _decrypt(self, limit: int) -> bytes:
+        parts: list[bytes] = []
+        self.has_more = False
+        while limit:
+            try:
+                part = self._tls.read(min(limit, RECORD_BYTES))
+            except ssl.SSLWantReadError:
+                break
+            except OSError as error:
+                if not parts:
+                    raise
+                self._failure, self.has_more = error, True
+                break
+            if not part:
+                if not parts:
+                    return b""
+                self.has_more = True
+                break
+            parts.append(part)
+            limit -= len(part)
+        else:
+            self.has_more = True
+        if not parts:
+            raise BlockingIOError
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _fill(self) -> None:
+        data = super().recv(self._chunk)
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
+
+    def _flush(self) -> None:
+        while self._unsent or self._outgoing.pending:
+            if not self._unsent:
+                self._unsent = memoryview(self._outgoing.read())
+            self._unsent = self._unsent[super().send(self._unsent) :]
+
+    def _flush_first(self) -> None:
+        try:
+            self._flush()
+        except BlockingIOError as error:
+            raise ssl.SSLWantWriteError from error
+
+
+async def accept(client: socket.socket, context: ssl.SSLContext) -> TlsSocket:
     """Answer the client's connection once both sides agree on TLS. Waits as long as the client takes over it.
 
-    `client` is closed when this returns: the answer has the connection, and whoever called closes it. Otherwise the
-    connection is still the caller's alone, at whatever point the handshake has come to, and nothing else holds it.
+    When this returns, the answer has the connection, and `client` has none. Otherwise, also on cancellation, the
+    connection is still the client's, at whatever point the handshake has come to, and nothing else holds it.
 
     Raises ConnectionAbortedError, with the reason, for everything that a client may do wrong: no TLS, a version or a
-    cipher that is not served, leaving. OpenSSL has sent its alert then, so there is nothing more to tell. Raises
-    OSError if no descriptor is left.
+    cipher that is not served, leaving. OpenSSL's alert is sent then, so there is nothing more to tell.
     """
-    # OpenSSL gets a descriptor of its own, for Python takes the one away from the socket that is wrapped, and a failed
-    # handshake is to leave the caller what it came with.
-    with client.dup() as ours:
-        try:
-            ours.getpeername()  # wrap_socket forgets to close the descriptor of a client that has just gone
-            wrapped = context.wrap_socket(
-                ours, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False
-            )
-        except OSError as error:
-            raise ConnectionAbortedError(f"no TLS handshake: {_explain(error)}") from error
+    secured = TlsSocket(client, context)
     try:
-        await _until_done(wrapped, wrapped.do_handshake, _readable)
+        await _until_done(secured, secured.do_handshake, _readable)
     except OSError as error:
-        wrapped.close()
+        secured.detach()
         raise ConnectionAbortedError(f"TLS handshake failed: {_explain(error)}") from error
     except BaseException:
-        wrapped.close()
+        secured.detach()
         raise
-    client.close()
-    return wrapped
+    client.detach()
+    return secured
 
 
 async def receive(sock: socket.socket, limit: int) -> bytes:
     """Answer what has come, `limit` bytes at most, as soon as there is something; nothing stands for the end.
 
-    A TLS connection that ends without close_notify, or is reset, which OpenSSL does not tell apart, has ended as well:
-    PostgreSQL's messages tell where they end. Raises OSError for a plain connection that is reset, and for records that
-    are not what the client has sent.
+    A TLS connection that ends without close_notify has ended all the same: PostgreSQL's messages tell where they end.
+    Raises OSError for a connection that is reset, and for records that are not what the client has sent.
     """
     try:
         return await _until_done(sock, functools.partial(sock.recv, limit), _readable)
@@ -67,9 +223,13 @@ async def receive(sock: socket.socket, limit: int) -> bytes:
 async def send_all(sock: socket.socket, data: bytes) -> None:
     """Send everything. Raises OSError. After an error or a cancellation nobody knows how much has gone."""
     rest = memoryview(data)
-    while rest:
-        # OpenSSL insists on getting the same bytes again when it could not send them.
-        rest = rest[await _until_done(sock, functools.partial(sock.send, rest), _writable) :]
+    try:
+        while rest:
+            rest = rest[await _until_done(sock, functools.partial(sock.send, rest), _writable) :]
+    except BaseException:
+        if isinstance(sock, TlsSocket):
+            sock.give_up_sending()
+        raise
 
 
 async def close_notify(sock: socket.socket) -> None:
@@ -80,32 +240,25 @@ async def close_notify(sock: socket.socket) -> None:
     Raises nothing for what happens to the connection.
     """
     with contextlib.suppress(OSError):  # TimeoutError is one
-        if isinstance(sock, ssl.SSLSocket):
+        if isinstance(sock, TlsSocket):
             async with asyncio.timeout(CLOSE_NOTIFY_TIMEOUT_S):
-                await _until_done(sock, functools.partial(try_close_notify, sock), _writable)
+                await _until_done(sock, sock.close_notify, _writable)
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)
 
 
-def try_close_notify(sock: ssl.SSLSocket) -> None:
-    """Send close_notify, and wait for nothing. Raises SSLWantWriteError if it cannot be sent yet, and OSError."""
-    # Python asks for the client's close_notify too, once the own one is sent. No application waits for that.
-    with contextlib.suppress(ssl.SSLWantReadError):
-        sock.unwrap()
-
-
 async def _until_done(sock: socket.socket, attempt: Callable[[], _T], until_ready: _Wait) -> _T:
-    """Try again whenever the socket is ready: plain ones as `until_ready` says, TLS as OpenSSL says."""
+    """Try until it does not block, whenever the socket is ready again; it may also be Python's own SSLSocket."""
     wait: _Wait
     while True:
         try:
             return attempt()
+        except BlockingIOError:
+            wait = until_ready
         except ssl.SSLWantReadError:
             wait = _readable
         except ssl.SSLWantWriteError:
             wait = _writable
-        except BlockingIOError:
-            wait = until_ready
         await wait(sock)
 
 

@@ -120,6 +120,7 @@ async def build(templates: Templates, instance: Instance, verifier: Secret) -> N
         await failpoints.reached("create.provision")
         await _sync(instance.installation, partial, instance.account)
         _write_identities(instance, partial, verifier)
+        await failpoints.reached("create.identities")
         _publish(partial, target)
     except commands.CommandFailed as error:
         raise _explain(error, instance) from error

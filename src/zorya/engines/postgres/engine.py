@@ -9,9 +9,10 @@ from pathlib import Path
 from zorya.core import commands, errors, files
 from zorya.core.account import Account
 from zorya.core.home import ClusterFolders, Home
+from zorya.core.identity import FailedLogin
 from zorya.core.model import Address, EngineKind, Secret
 from zorya.engines import handoff
-from zorya.engines.base import FailedLogin, Installation, Instance, Phase, Readiness, TlsFiles
+from zorya.engines.base import Installation, Instance, Phase, Readiness, TlsFiles
 from zorya.engines.postgres import (
     activity,
     admin,

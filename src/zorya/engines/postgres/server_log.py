@@ -9,7 +9,7 @@ packet is refused they have not even been cut to 63 bytes. What is left there no
 import re
 from collections.abc import Sequence
 
-from zorya.engines.base import FailedLogin
+from zorya.core.identity import FailedLogin
 
 PREFIX = "%m [%p] %q%r "
 """Time, process, and for a client's process where the client is: its address and port, or `[local]`."""

@@ -1,0 +1,86 @@
+"""A new certificate reaches every engine without a restart; see Fleet.renew_tls."""
+
+import hashlib
+import http.client
+import json
+import socket
+import ssl
+import struct
+import subprocess
+from typing import Any
+
+import psycopg
+
+from harness import Server
+from waiting import wait_until
+
+
+def renew(server: Server) -> str:
+    """Have a new certificate made; answer its fingerprint."""
+    connection = http.client.HTTPConnection("localhost")
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.connect(str(server.home / "run" / "zorya.sock"))
+    connection.request("POST", "/v1/ca/renew")
+    answer: dict[str, Any] = json.loads(connection.getresponse().read())
+    connection.close()
+    return str(answer["fingerprint"])
+
+
+def shown_by_engine(server: Server) -> str:
+    """Answer the fingerprint of the certificate that the engine itself shows, asked past the endpoint."""
+    folder = server.home / "run" / server.show()["id"]
+    (port,) = [one.name.rpartition(".")[2] for one in folder.glob(".s.PGSQL.*") if not one.name.endswith(".lock")]
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with socket.create_connection(("127.0.0.1", int(port)), timeout=30) as plain:
+        # SSLRequest, and its answer: PostgreSQL manual, "Message Formats".
+        plain.sendall(struct.pack("!ii", 8, 80877103))
+        assert plain.recv(1) == b"S"
+        with context.wrap_socket(plain) as client:
+            certificate = client.getpeercert(binary_form=True)
+    assert certificate is not None
+    return ":".join(f"{byte:02X}" for byte in hashlib.sha256(certificate).digest())
+
+
+def test_an_engine_that_runs_has_it_and_keeps_its_sessions(server: Server) -> None:
+    with psycopg.connect(server.url(), autocommit=True) as session:
+        pid = server.show()["engine_pid"]
+        before = shown_by_engine(server)
+        fingerprint = renew(server)
+        assert fingerprint != before
+        wait_until(lambda: shown_by_engine(server) == fingerprint, "the engine shows the new certificate")
+        assert session.execute("SELECT 1").fetchone() == (1,)
+        assert server.show()["engine_pid"] == pid
+
+
+def test_a_frozen_engine_thaws_for_it(server: Server) -> None:
+    server.run("modify", "main", "--freeze-after", "0.05")
+    with psycopg.connect(server.url(), autocommit=True) as session:
+        server.wait_for("frozen")
+        frozen = server.events().count("1008")
+        fingerprint = renew(server)
+        wait_until(lambda: server.events().count("1008") > frozen, "it was thawed, and is frozen again")
+        assert session.execute("SELECT 1").fetchone() == (1,)
+        assert shown_by_engine(server) == fingerprint
+
+
+def test_an_engine_that_was_starting_has_it_once_it_is_ready(stopped_server: Server) -> None:
+    server = stopped_server
+    release = server.home.parent / "release"
+    server.start(ZORYA_FAILPOINTS="resume.started=pause", ZORYA_FAILPOINT_RELEASE=str(release))
+    asked = subprocess.Popen([*server.command, "resume", "main"], env=server.env, stdout=subprocess.DEVNULL)
+    wait_until(release.with_suffix(".reached").exists, "the engine starts")
+    fingerprint = renew(server)
+    release.touch()
+    assert asked.wait(60) == 0
+    wait_until(lambda: shown_by_engine(server) == fingerprint, "the engine shows the new certificate")
+
+
+def test_an_engine_that_did_not_run_has_it_when_it_starts(server: Server) -> None:
+    server.query("SELECT 1")
+    before = shown_by_engine(server)
+    server.run("pause", "main")
+    fingerprint = renew(server)
+    server.query("SELECT 1")
+    assert shown_by_engine(server) == fingerprint != before
