@@ -242,6 +242,11 @@ __attribute__((noinline)) static ssize_t read_prologue(int client, void *into, s
     while (count < 0 && errno == EAGAIN && !(flags & (MSG_DONTWAIT | MSG_PEEK)) && wait_for(POLLIN));
     if (count || !size)
         return count;
+    /* Zorya has finished only if it still listens. If it has died the start may be half done: the client is lost. */
+    if (poll(&(struct pollfd){.fd = prologue}, 1, 0) > 0) {
+        errno = ECONNRESET;
+        return -1;
+    }
     end_prologue();
     return recvfrom(client, into, size, flags, NULL, NULL);
 }

@@ -6,7 +6,6 @@ leaves the engines running. SIGKILL does the latter, too: the next server takes 
 
 import asyncio
 import fcntl
-import ipaddress
 import json
 import os
 import resource
@@ -36,7 +35,7 @@ from zorya.core import settings as settings_module
 from zorya.core.clock import Clock, SystemClock
 from zorya.core.findings import Finding
 from zorya.core.home import Home
-from zorya.core.model import LOOPBACK, Address, Compute, EngineKind, Handoff, Secret, WakeOn
+from zorya.core.model import LOOPBACK, Compute, EngineKind, Handoff, Secret, WakeOn
 from zorya.core.settings import Settings
 from zorya.engines import handoff
 from zorya.engines.base import TlsFiles
@@ -263,9 +262,7 @@ class Server:
         self._stop_asked.set()
 
     def _write_api_address(self) -> None:
-        scheme = "http" if ipaddress.ip_address(self._settings.api_bind).is_loopback else "https"
-        address = Address(host=self._settings.api_bind, port=self._api_port)
-        text = json.dumps({"url": f"{scheme}://{address}", "pid": os.getpid()})
+        text = json.dumps({"url": self._api.url(self._api_port), "pid": os.getpid()})
         files.write_atomically(self._home.api_address, text + "\n", mode=0o600)
 
     # api.server_control.ServerControl
@@ -292,6 +289,7 @@ class Server:
             uptime_s=self._clock.monotonic_s() - self._started_s,
             api_socket=self._home.api_socket,
             api_port=self._api_port,
+            api_url=self._api.url(self._api_port),
             bind=self._settings.bind,
             clusters=counts,
             sessions=sum(cluster.sessions for cluster in clusters),

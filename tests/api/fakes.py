@@ -208,6 +208,7 @@ class FakeServer:
             uptime_s=61.5,
             api_socket=self._home / "run" / "zorya.sock",
             api_port=self.api_port,
+            api_url=f"http://127.0.0.1:{self.api_port}",
             bind=["127.0.0.1"],
             clusters={state: states.count(state) for state in set(states)},
             sessions=sum(cluster.sessions for cluster in self._clusters.all()),

@@ -405,6 +405,7 @@ class ServerStatus(_Response):
                     "uptime_s": 2671.5,
                     "api_socket": "/var/lib/zorya/run/zorya.sock",
                     "api_port": 7399,
+                    "api_url": "http://127.0.0.1:7399",
                     "bind": ["127.0.0.1"],
                     "clusters": {"running": 1, "stopped": 12},
                     "sessions": 1,
@@ -420,6 +421,7 @@ class ServerStatus(_Response):
     uptime_s: float
     api_socket: Path
     api_port: int = Field(description="TCP port of this API.")
+    api_url: str = Field(description="Where this API is reached over TCP.")
     bind: list[str] = Field(description="Addresses on which clusters' endpoints listen.")
     clusters: dict[Compute, int] = Field(description="How many clusters are in each compute state.")
     sessions: int = Field(description="Clients connected or waiting to be, all clusters together.")

@@ -23,6 +23,8 @@ class ServerStatus:
     api_socket: Path
     api_port: int
     """TCP port of this API."""
+    api_url: str
+    """Where it is reached over TCP."""
     bind: Sequence[str]
     """Addresses on which clusters' endpoints listen."""
     clusters: Mapping[Compute, int]

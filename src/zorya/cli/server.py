@@ -28,7 +28,7 @@ def up(
     port_range: Annotated[
         str | None, typer.Option(metavar="FIRST-LAST", help="Ports for new clusters. [default: 7400-7999]")
     ] = None,
-    api_port: Annotated[int | None, typer.Option(help="Loopback port of the REST API. [default: 7399]")] = None,
+    api_port: Annotated[int | None, typer.Option(help="TCP port of the REST API. [default: 7399]")] = None,
     log_level: Annotated[
         str | None,
         typer.Option(metavar="LEVEL", help="debug, info, warning or error. [default: info; warning on a terminal]"),
@@ -97,7 +97,7 @@ def show_status(context: typer.Context, *, as_json: AsJson = False) -> None:
             ("up for", output.duration(status["uptime_s"])),
             ("home", status["home"]),
             ("pid", str(status["pid"])),
-            ("API", f"{status['api_socket']} and http://127.0.0.1:{status['api_port']}"),
+            ("API", f"{status['api_socket']} and {status['api_url']}"),
             ("listens on", ", ".join(status["bind"])),
             ("clusters", ", ".join(f"{n} {state}" for state, n in status["clusters"].items() if n) or "none"),
             ("sessions", str(status["sessions"])),

@@ -113,6 +113,7 @@ class ServerStatus(TypedDict):
     uptime_s: float
     api_socket: str
     api_port: int
+    api_url: str
     bind: list[str]
     clusters: dict[str, int]
     sessions: int
