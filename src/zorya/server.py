@@ -126,6 +126,7 @@ class Server:
             zorya_user=_own_name(),
             username=USERNAME,
             setting=settings.postgres,
+            login_timeout_s=settings.startup_timeout_s,
         )
         self._certificates = Certificates.open(home.tls, settings, now=clock.now())
         self._installed = Installed(engine)

@@ -135,6 +135,7 @@ class Workshop:
             zorya_user=pwd.getpwuid(os.geteuid()).pw_name,
             username=USER,
             setting=None,
+            login_timeout_s=10,
         )
 
     def cluster(self, major: str) -> Cluster:

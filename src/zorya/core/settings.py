@@ -125,7 +125,7 @@ class Settings(BaseSettings):
         default=10,
         gt=0,
         le=3600,
-        description="How long a client may take to send its whole startup packet before it is cut off.",
+        description="How long a client may take to say who it is, to Zorya or to its engine, before it is cut off.",
     )
     stop_timeout_s: float = Field(
         default=60,

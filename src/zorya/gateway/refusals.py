@@ -72,15 +72,6 @@ def too_many_of(cluster: str, most: int) -> Refusal:
     )
 
 
-def no_such_cluster(name: str) -> Refusal:
-    """Answer the refusal of a client of the shared port that names a cluster that is not there."""
-    return Refusal(
-        sqlstate=Sqlstate.INVALID_CATALOG_NAME,
-        message=f'there is no cluster "{name[:63]}"',
-        hint="Names are those that `zorya list` shows.",
-    )
-
-
 def no_cluster_named(domain: str) -> Refusal:
     """Answer the refusal of a client of the shared port that says no cluster's name."""
     return Refusal(

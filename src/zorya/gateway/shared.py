@@ -81,7 +81,7 @@ async def _receive_startup(
 async def _receive(arrival: Arrival, directory: Directory, name: str, start: Start) -> None:
     destination = directory.named(name)
     if destination is None:
-        await connection.refuse(arrival, None, start, refusals.no_such_cluster(name))
+        await connection.refuse(arrival, None, start, naming.no_such_cluster(name))
         return
     arrival.cluster = name
     await connection.receive(arrival, destination, start)

@@ -4,6 +4,7 @@ The files stand outside the data folder, are Zorya's own and are written anew be
 folder are given on the command line, since they belong to one start.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -46,9 +47,17 @@ def sizes(max_capacity: float) -> dict[str, str]:
 
 
 def render_settings(
-    *, cluster: str, conf: Path, sockets: Sequence[Path], max_capacity: float, tls_min_version: str | None
+    *,
+    cluster: str,
+    conf: Path,
+    sockets: Sequence[Path],
+    max_capacity: float,
+    login_timeout_s: float,
+    tls_min_version: str | None,
 ) -> str:
     """Answer the settings file. `sockets` are the folders of the engine's Unix sockets.
+
+    `login_timeout_s` is how long a client may take to log in.
 
     `tls_min_version` is the oldest version of TLS that is spoken, such as "1.2"; None turns TLS off.
     """
@@ -62,6 +71,8 @@ def render_settings(
         "password_encryption": "scram-sha-256",
         **_tls(conf, tls_min_version),
         **sizes(max_capacity),
+        # Of PostgreSQL's range, 1 s to 10 min.
+        "authentication_timeout": f"{min(max(math.ceil(login_timeout_s), 1), 600)}s",
         "dynamic_shared_memory_type": "posix",
         "log_destination": "stderr",
         "logging_collector": "off",

@@ -37,12 +37,25 @@ class Postgres:
     # Manual chapter 20.1.2: the first process passes it on to the others.
     reload_signal = signal.SIGHUP
 
-    def __init__(self, *, home: Home, account: Account, zorya_user: str, username: str, setting: Path | None) -> None:
-        """Run engines as `account`, and let `zorya_user` (the present system user) administer them."""
+    def __init__(
+        self,
+        *,
+        home: Home,
+        account: Account,
+        zorya_user: str,
+        username: str,
+        setting: Path | None,
+        login_timeout_s: float,
+    ) -> None:
+        """Run engines as `account`, and let `zorya_user` (the present system user) administer them.
+
+        A client may take `login_timeout_s` to log in.
+        """
         self._home = home
         self._account = account
         self._zorya_user = zorya_user
         self._setting = setting
+        self._login_timeout_s = login_timeout_s
         self._templates = data_folder.Templates(home.templates, account, username=username)
 
     def find(self) -> Sequence[Installation]:
@@ -102,6 +115,7 @@ class Postgres:
             conf=conf,
             sockets=[instance.folders.socket, *([instance.folders.given_up] if instance.library else [])],
             max_capacity=instance.max_capacity,
+            login_timeout_s=self._login_timeout_s,
             tls_min_version=tls.min_version if tls else None,
         )
         with files.disk_errors("Writing the engine's configuration", conf):
