@@ -152,7 +152,7 @@ def replace_postgres(folder: Path, script: str, *, name: str = "postgres") -> No
 
 
 def test_every_waiting_client_is_told_when_the_engine_crashes_at_its_start(home: Path, odd_postgres: Path) -> None:
-    last_words = "2026-01-01 00:00:00 UTC [1] FATAL:  out of luck"
+    last_words = "2026-01-01 00:00:00.000 UTC [1] FATAL:  out of luck"
     replace_postgres(
         odd_postgres, f'case "$*" in *config_file*) echo "{last_words}" >&2; exit 1;; esac; exec $REAL "$@"'
     )

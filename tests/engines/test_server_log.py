@@ -15,7 +15,7 @@ from psycopg import sql
 
 from engines.clusters import USER, Cluster
 from waiting import wait_until
-from zorya.engines.base import FailedLogin
+from zorya.core.identity import FailedLogin
 from zorya.engines.postgres import server_log
 
 AT = "2026-11-25 05:48:53.123 UTC"

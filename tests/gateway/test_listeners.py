@@ -12,7 +12,6 @@ from structlog.testing import capture_logs
 
 from gateway.fakes import (
     GREETING,
-    SSL_REQUEST,
     FakeEndpoint,
     FakeEngine,
     FakeKeep,

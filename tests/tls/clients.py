@@ -8,7 +8,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +36,14 @@ class Target:
     root: Path
     """The root to be trusted."""
 
-    def conninfo(self, **more: object) -> str:
+    def conninfo(self, **more: str) -> str:
         """Answer libpq's connection string, password included: for the environment or a library, not for arguments."""
         return psycopg.conninfo.make_conninfo(
             host=self.host,
             hostaddr="127.0.0.1",
             port=self.port,
             user=self.user,
-            password=self.password,
+            password=self.password or None,
             dbname=self.database,
             sslrootcert=str(self.root),
             connect_timeout=30,
@@ -70,12 +70,12 @@ class Session:
 def psql(program: str) -> Callable[[Target, str], Session]:
     """Answer what connects with this psql."""
 
-    def connect(target: Target, mode: str, **more: object) -> Session:
-        conninfo = psycopg.conninfo.conninfo_to_dict(target.conninfo(sslmode=mode, **more))
-        password = conninfo.pop("password")
+    def connect(target: Target, mode: str, **more: str) -> Session:
+        # Without the password, which the list of processes would show.
+        conninfo = replace(target, password="").conninfo(sslmode=mode, **more)
         done = subprocess.run(
-            [program, "-X", "-At", "-c", QUERY, "-c", r"\conninfo", psycopg.conninfo.make_conninfo(**conninfo)],
-            env={**os.environ, "PGPASSWORD": str(password)},
+            [program, "-X", "-At", "-c", QUERY, "-c", r"\conninfo", conninfo],
+            env={**os.environ, "PGPASSWORD": target.password},
             capture_output=True,
             text=True,
             timeout=60,
@@ -89,7 +89,7 @@ def psql(program: str) -> Callable[[Target, str], Session]:
     return connect
 
 
-def with_psycopg(target: Target, mode: str, **more: object) -> Session:
+def with_psycopg(target: Target, mode: str, **more: str) -> Session:
     """Connect with psycopg."""
     try:
         with psycopg.connect(target.conninfo(sslmode=mode, **more)) as connection:

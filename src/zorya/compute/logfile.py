@@ -33,11 +33,14 @@ def size(path: Path) -> int:
 
 
 def read_from(path: Path, mark: int, *, limit: int = 65536) -> str:
-    """Answer what was written after `mark`, its last `limit` bytes at most."""
+    """Answer what was written after `mark`, its last `limit` bytes at most, in whole lines."""
     try:
         with path.open("rb") as file:
             end = file.seek(0, os.SEEK_END)
-            file.seek(max(min(mark, end), end - limit))
-            return file.read().decode(errors="replace")
+            begin = max(min(mark, end), end - limit)
+            file.seek(begin)
+            text = file.read()
+            # A part of a line must never be taken for a whole one: what it says could be a stranger's words.
+            return (text if begin <= mark else text.partition(b"\n")[2]).decode(errors="replace")
     except FileNotFoundError:
         return ""

@@ -20,8 +20,10 @@ from zorya.control import record as records
 from zorya.control.events import EventKind
 from zorya.control.record import ClusterRecord
 from zorya.control.view import EventView
-from zorya.core import errors, files
+from zorya.core import errors, files, logging
 from zorya.core.model import Status
+
+_log = logging.get("zorya.control")
 
 _T = TypeVar("_T")
 
@@ -227,8 +229,20 @@ class Catalog:
             with _sqlite_errors(self._path):
                 return work()
 
-        # Shielded: a caller that is cancelled must not leave it unknown whether the write was done.
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, guarded))
+        working = asyncio.get_running_loop().run_in_executor(self._thread, guarded)
+        try:
+            # Shielded: a caller that is cancelled must not leave it unknown whether the write was done.
+            return await asyncio.shield(working)
+        except asyncio.CancelledError:
+            working.add_done_callback(_log_failure)
+            raise
+
+
+def _log_failure(working: asyncio.Future[_T]) -> None:
+    """Log what nobody waits for any more."""
+    error = None if working.cancelled() else working.exception()
+    if error is not None:
+        _log.error("the catalog could not be used", error=str(error))
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -18,6 +18,7 @@ from zorya.control.edits import Edits
 from zorya.control.endpoint import ClusterEndpoint
 from zorya.control.events import EventKind
 from zorya.control.lifecycle import Action, Decision, Process, Situation, StopWish
+from zorya.control.live import LiveEngine
 from zorya.control.passwords import PasswordChange
 from zorya.control.record import ClusterRecord
 from zorya.control.resume import Resume
@@ -424,6 +425,7 @@ class ClusterOwner(ClusterEndpoint):
         self._seat.log_mark = self._runner.log_mark(self.record)
         self._seat.take(live, Process.READY if entrance else Process.STARTING)
         self._standing.note_process(live.process.identity)
+        await self._bring_up_to_date(live)
         if self.record.status is not Status.AVAILABLE or self.record.compute is Compute.PAUSING:
             return
         self._seat.entrance = entrance
@@ -435,6 +437,13 @@ class ClusterOwner(ClusterEndpoint):
         if entrance and self._seat.entrance is entrance:
             # Those who came before it was known that the engine runs.
             self._waiting.settle(entrance)
+
+    async def _bring_up_to_date(self, live: LiveEngine) -> None:
+        """Have an engine that an earlier server started do as this one's settings say, as far as it can by now."""
+        try:
+            await self._runner.reconfigure(self.record, live.process)
+        except errors.ZoryaError as error:
+            _log.warning("a running engine keeps its configuration", cluster=self.name, error=str(error))
 
     async def _forget_identities(self) -> None:
         """An engine runs, so there is no file, unless a server died as it removed it; go on without if it stays."""

@@ -63,7 +63,7 @@ class Fleet:
         doors: Doors,
         guard: Guard,
         attach: Callable[[Handoff], tuple[str, str]],
-        login_failed: Callable[[str, str, int, str], None],
+        login_failed: Callable[[str, str, int, str], str],
     ) -> None:
         """`attach` answers how clients reach an engine and why, for `show`; `login_failed`: see Surroundings."""
         self._settings = settings
@@ -86,6 +86,7 @@ class Fleet:
             wake_timeout_s=settings.wake_timeout_s,
             stop_timeout_s=settings.stop_timeout_s,
             reclaim_after_s=settings.reclaim_after_s,
+            shared_ports=frozenset({settings.shared_port} - {0}),
             login_failed=login_failed,
             told=self._tell_followers,
         )

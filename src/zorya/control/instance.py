@@ -212,12 +212,17 @@ class InstanceRunner:
         await self._engine.write_tls(await self._instance(record))
         process.signal(self._engine.reload_signal)
 
-    def ended_cleanly(self, ending: str) -> bool:
-        """Whether an engine that ended so (see EngineProcess) had written everything, so that nothing is recovered.
+    async def reconfigure(self, record: ClusterRecord, process: EngineProcess) -> None:
+        """Have an engine that runs read the present configuration, as far as it takes that without a start.
 
-        Of one that an earlier server has started it is not known.
+        Raises DiskFull, StorageProblem, EngineMissing.
         """
-        return ending == "exit code 0"
+        await self._engine.write_configuration(await self._instance(record))
+        process.signal(self._engine.reload_signal)
+
+    def ended_cleanly(self, record: ClusterRecord) -> bool:
+        """Whether the engine, which has ended, had written everything, so that nothing will have to be recovered."""
+        return self._engine.ended_cleanly(self._home.of_cluster(record.id))
 
     def stop(self, process: EngineProcess) -> None:
         """Tell the engine to end its sessions and stop cleanly."""

@@ -135,7 +135,7 @@ class Pause:
     async def keep_identities(self) -> None:
         """Have it known who may log in, the engine having ended, if it is certain."""
         held = self._held
-        if held is not None and self._runner.ended_cleanly(self._seat.ending):
+        if held is not None and self._runner.ended_cleanly(self._standing.record):
             await self._saved.keep(held.identities)
         await self.release()
 

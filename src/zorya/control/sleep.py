@@ -44,14 +44,14 @@ class Sleep:
         await live.look(self._standing.record.freeze_after_s)
         self._attendance.see(live.counted, of_unseen=of_unseen, now_s=self._clock.monotonic_s())
         for failed in await live.failed_logins():
-            self._around.login_failed(self._standing.name, failed.address, failed.port, failed.role)
-            self._login_failed(failed.address, failed.role)
+            address = self._around.login_failed(self._standing.name, failed.address, failed.port, failed.role)
+            self._login_failed(address, failed.role)
 
     async def freeze(self, reason: str) -> None:
         """Freeze the engine, unless a client comes first. Those who come meanwhile wait for the outcome."""
         live, entrance = self._seat.held(), self._seat.entrance
         assert entrance is not None
-        ports = {self._standing.record.port, entrance.address.port}
+        ports = {self._standing.record.port, entrance.address.port, *self._around.shared_ports}
         refused = await live.try_freeze(ports, self._changed, hindrance=self._around.guard.problem)
         if refused:
             if self._seat.entrance is not None:

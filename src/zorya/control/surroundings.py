@@ -1,6 +1,6 @@
 """What the owners of all clusters share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,8 +35,10 @@ class Surroundings:
     wake_timeout_s: float
     stop_timeout_s: float
     reclaim_after_s: float
-    login_failed: Callable[[str, str, int, str], None]
+    shared_ports: Set[int]
+    """Ports beside the clusters' own at which clients' connections may end."""
+    login_failed: Callable[[str, str, int, str], str]
     """Called with the cluster, the client's address and port and the role it wanted to be, for each login that an
-    engine turned down. A relayed client's address is this host's, its port that of the relay."""
+    engine turned down. A relayed client's address is this host's, its port that of the relay; answers its true one."""
     told: Callable[[], None]
     """Called after each event that was written."""

@@ -21,6 +21,8 @@ class LogTail:
         self._position = logfile.size(log)
         self._rest = b""
         """The beginning of a line that is not written to its end yet."""
+        self._is_within_line = False
+        """Whether what comes next, up to the end of its line, belongs to something that was passed over."""
 
     async def failed_logins(self) -> Sequence[FailedLogin]:
         """Answer those that were logged since the last call. A log that cannot be read has none."""
@@ -36,15 +38,17 @@ class LogTail:
         begin = self._position
         if size < begin:
             begin, self._rest = 0, b""
-        passed_over = size - begin > MOST_AT_ONCE_BYTES
-        if passed_over:
-            begin, self._rest = size - MOST_AT_ONCE_BYTES, b""
+        if size - begin > MOST_AT_ONCE_BYTES:
+            begin, self._rest, self._is_within_line = size - MOST_AT_ONCE_BYTES, b"", True
         with self._log.open("rb") as file:
             file.seek(begin)
             read = file.read(size - begin)
         self._position = begin + len(read)
-        if passed_over:
-            read = read.partition(b"\n")[2]
-        lines, newline, rest = (self._rest + read).rpartition(b"\n")
-        self._rest = rest[-MOST_AT_ONCE_BYTES:]
+        if self._is_within_line:
+            _, end, read = read.partition(b"\n")
+            self._is_within_line = not end
+        lines, newline, self._rest = (self._rest + read).rpartition(b"\n")
+        if len(self._rest) > MOST_AT_ONCE_BYTES:
+            # A part of a line must never be taken for a whole one: what it says could be a stranger's words.
+            self._rest, self._is_within_line = b"", True
         return self._find((lines + newline).decode(errors="replace")) if lines else ()

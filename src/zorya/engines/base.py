@@ -187,6 +187,9 @@ class Engine(Protocol):
         `port` is where it shall listen on 127.0.0.1 for Zorya's relay; it is good for this start only.
         """
 
+    def ended_cleanly(self, folders: ClusterFolders) -> bool:
+        """Whether the engine that last ran there, and runs no more, was stopped cleanly. Reads one small file."""
+
     def recorded_pid(self, folders: ClusterFolders) -> int | None:
         """Answer the process number that the data folder's own lock names, whoever has that number now."""
 

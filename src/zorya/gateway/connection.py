@@ -107,17 +107,32 @@ async def receive(arrival: Arrival, destination: Destination, start: Start) -> N
         await refuse(arrival, endpoint, start, refusal)
     elif isinstance(start.heard, pgwire.Startup):
         await _receive_startup(arrival, destination, start.heard, start.taken)
-    elif isinstance(start.heard, pgwire.DirectTls) and not await startup.hear_hello(
-        arrival.client, arrival.remaining_s
-    ):
-        await answer(arrival, endpoint, None)
-    elif _wakes_nothing(endpoint) and _understands(endpoint, start):
-        try:
-            await _attach(arrival, destination, start.taken)
-        except errors.ZoryaError as error:
-            await refuse(arrival, endpoint, start, refusals.explain(error))
     else:
+        await _receive_tls(arrival, destination, start)
+
+
+async def _receive_tls(arrival: Arrival, destination: Destination, start: Start) -> None:
+    """Leave it to the engine to do the TLS, if it may and can, and else do it here."""
+    endpoint = destination.endpoint
+    if not (_wakes_nothing(endpoint) and _understands(endpoint, start)):
         await _receive_over_tls(arrival, destination, start)
+        return
+    if not _is_awake(endpoint) and isinstance(start.heard, pgwire.SslRequest) and start.taken is None:
+        # Those who only look what is here ask for TLS too, but do not go on with it.
+        start = await grant_tls(arrival)
+    if start.taken is not None or isinstance(start.heard, pgwire.DirectTls):
+        hello = await startup.hear_hello(arrival.client, arrival.remaining_s)
+        if hello is None:
+            await answer(arrival, endpoint, None)
+            return
+        if isinstance(start.heard, pgwire.DirectTls) and pgwire.ALPN not in hello.alpn:
+            # It wants another protocol, and is told so within TLS. The engine would say the same.
+            await _receive_over_tls(arrival, destination, start)
+            return
+    try:
+        await _attach(arrival, destination, start.taken)
+    except errors.ZoryaError as error:
+        await refuse(arrival, endpoint, start, refusals.explain(error))
 
 
 def _why_not(arrival: Arrival, endpoint: Endpoint, start: Start) -> pgwire.Refusal | None:
@@ -138,10 +153,15 @@ async def _await_turn(arrival: Arrival, endpoint: Endpoint) -> pgwire.Refusal | 
     wait_s = arrival.house.throttle.turn(endpoint.name, arrival.address, asyncio.get_running_loop().time())
     if wait_s is None:
         return refusals.TOO_MANY_FAILURES
+    await _wait(arrival, wait_s)
+    return None
+
+
+async def _wait(arrival: Arrival, wait_s: float) -> None:
+    """Keep a client waiting that has done nothing for it: that takes nothing off its own time."""
     if wait_s:
         arrival.until_s += wait_s
         await asyncio.sleep(wait_s)
-    return None
 
 
 def _wakes_nothing(endpoint: Endpoint) -> bool:
@@ -149,12 +169,11 @@ def _wakes_nothing(endpoint: Endpoint) -> bool:
 
     Asked again whenever a client has said something: the cluster may have gone to sleep meanwhile.
     """
-    return (
-        endpoint.is_up
-        or endpoint.is_starting
-        or endpoint.access.wake_on is WakeOn.ANY
-        or endpoint.identities is None
-    )
+    return _is_awake(endpoint) or endpoint.access.wake_on is WakeOn.ANY or endpoint.identities is None
+
+
+def _is_awake(endpoint: Endpoint) -> bool:
+    return endpoint.is_up or endpoint.is_starting
 
 
 def _understands(endpoint: Endpoint, start: Start) -> bool:
@@ -195,15 +214,18 @@ async def talk_over_tls(arrival: Arrival, start: Start) -> tuple[pgwire.Opening 
     return None, b""
 
 
-async def grant_tls(arrival: Arrival) -> None:
-    """Take the request for TLS and say yes.
+async def grant_tls(arrival: Arrival) -> Start:
+    """Take the request for TLS and say yes. The hello that follows is still unread.
 
     What came with the request came unprotected, and must not pass for what is protected later (CVE-2021-23214).
+    Raises ProtocolViolation for that, and OSError.
     """
     if startup.says_more(arrival.client, pgwire.ENCRYPTION_REQUEST_BYTES):
         raise errors.ProtocolViolation("received unencrypted data after SSL request")
     startup.take(arrival.client, pgwire.ENCRYPTION_REQUEST_BYTES)
     await asyncio.get_running_loop().sock_sendall(arrival.client, pgwire.ENCRYPTION_GRANTED)
+    granted = Said(data=pgwire.SSL_REQUEST, answered=pgwire.ENCRYPTION_GRANTED)
+    return Start(heard=pgwire.SslRequest(), taken=granted)
 
 
 async def _receive_startup(
@@ -239,7 +261,7 @@ async def _authenticate(
         end_point_hash=house.identity().end_point_hash if arrival.is_encrypted else None,
     )
     user = conversation.user
-    await asyncio.sleep(house.throttle.delay_of_role(endpoint.name, user, asyncio.get_running_loop().time()))
+    await _wait(arrival, house.throttle.delay_of_role(endpoint.name, user, asyncio.get_running_loop().time()))
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(arrival.remaining_s):
             to_client = answer_to_client + conversation.begin()

@@ -182,10 +182,11 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def login_failed(self, cluster: str, address: str, port: int, role: str) -> None:
-        """Count a login that an engine has turned down; it came from there, or from a relay of ours."""
-        known = self._relayed.get(port) if address == "127.0.0.1" else None
-        self._throttle.failed(cluster, known or address, role, asyncio.get_running_loop().time())
+    def login_failed(self, cluster: str, address: str, port: int, role: str) -> str:
+        """Count a login that an engine has turned down. Answer where it came from, also if we have relayed it."""
+        known = self._relayed.get(port, address) if address == "127.0.0.1" else address
+        self._throttle.failed(cluster, known, role, asyncio.get_running_loop().time())
+        return known
 
     async def run(self) -> None:
         """Serve what comes in through the open ports until cancelled; then end the connections that it still has.

@@ -33,9 +33,7 @@ async def _serve(arrival: Arrival, directory: Directory) -> None:
         case pgwire.Startup():
             await _receive_startup(arrival, directory, heard, None)
         case pgwire.SslRequest():
-            await connection.grant_tls(arrival)
-            granted = Said(data=pgwire.SSL_REQUEST, answered=pgwire.ENCRYPTION_GRANTED)
-            await _receive_hello(arrival, directory, Start(heard=heard, taken=granted))
+            await _receive_hello(arrival, directory, await connection.grant_tls(arrival))
         case pgwire.DirectTls():
             await _receive_hello(arrival, directory, Start(heard=heard, taken=None))
         case _:

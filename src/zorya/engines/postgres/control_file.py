@@ -25,6 +25,10 @@ SMALLEST_CONTROL_FILE = 512
 NONCE_BYTES = 32
 """MOCK_AUTH_NONCE_LEN."""
 
+_STATE_AT = 16
+_SHUT_DOWN = 1
+"""DB_SHUTDOWNED of enum DBState, which follows two more numbers of 4 bytes."""
+
 _CASTAGNOLI = 0x82F63B78
 
 
@@ -46,6 +50,16 @@ def read_mock_nonce(control_file: Path) -> bytes:
     content = control_file.read_bytes()
     at = _nonce_at(content, _crc_at(content))
     return content[at : at + NONCE_BYTES]
+
+
+def is_shut_down(control_file: Path) -> bool:
+    """Whether the data folder's last engine has written all there was; not so for a file that cannot be read."""
+    try:
+        content = control_file.read_bytes()
+        _crc_at(content)
+    except OSError:
+        return False
+    return int(struct.unpack_from("=I", content, _STATE_AT)[0]) == _SHUT_DOWN
 
 
 def new_identifier(now_ns: int) -> int:

@@ -18,6 +18,7 @@ from zorya.engines.postgres import (
     admin,
     certificate,
     configuration,
+    control_file,
     data_folder,
     identities,
     installations,
@@ -156,6 +157,10 @@ class Postgres:
             listener = str(folders.given_up / f".s.PGSQL.{port}")
             env |= handoff.environment(instance.library, folders=folders, listener=listener)
         return argv, env
+
+    def ended_cleanly(self, folders: ClusterFolders) -> bool:
+        """See Engine.ended_cleanly."""
+        return control_file.is_shut_down(folders.data / "global" / "pg_control")
 
     def recorded_pid(self, folders: ClusterFolders) -> int | None:
         """See Engine.recorded_pid."""
