@@ -4,7 +4,7 @@ import contextlib
 import socket
 import ssl
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import scramp
@@ -21,6 +21,8 @@ class RawClient:
         """`host_name` is what a TLS hello is to ask for; `source` is the client's own address."""
         self.socket = socket.create_connection(("127.0.0.1", port), TIMEOUT_S, (source, 0))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.is_mute = False
+        """Whether `send` does nothing, for what has been sent in another way."""
         self._host_name = host_name
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls: ssl.SSLObject | None = None
@@ -37,11 +39,13 @@ class RawClient:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
 
-    def hello(self, **more: Any) -> bytes:
+    def hello(self, alpn: Sequence[str] = (), **more: Any) -> bytes:
         """Begin with TLS: answer the hello, which is to be sent. `more` are attributes of the context."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         context.set_ciphers("DEFAULT:@SECLEVEL=0")
+        if alpn:
+            context.set_alpn_protocols(alpn)
         for name, value in more.items():
             setattr(context, name, value)
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=self._host_name)
@@ -75,6 +79,8 @@ class RawClient:
 
     def send(self, data: bytes) -> None:
         """Send it, within TLS if there is any."""
+        if self.is_mute:
+            return
         if self._tls is None:
             self.socket.sendall(data)
             return

@@ -5,6 +5,7 @@ import contextlib
 import functools
 import select
 import socket
+import ssl
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
@@ -38,6 +39,17 @@ def startup(version: int = 3 << 16, /, **parameters: str) -> bytes:
 
 def cancel_request(pid: int = 4711, secret: bytes = b"\1\2\3\4") -> bytes:
     return packet(CANCEL_CODE + pid.to_bytes(4) + secret)
+
+
+def client_hello(*protocols: str, host_name: str = "localhost") -> bytes:
+    """Answer a TLS client's first message; `protocols` are those that it wants to speak inside."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if protocols:
+        context.set_alpn_protocols(protocols)
+    outgoing = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=host_name).do_handshake()
+    return outgoing.read()
 
 
 def parse_error(data: bytes) -> dict[str, str]:

@@ -16,6 +16,7 @@ from gateway.fakes import (
     FakeKeep,
     RunningGateway,
     cancel_request,
+    client_hello,
     connected,
     eventually,
     free_port,
@@ -106,16 +107,41 @@ async def test_engine_answers_about_tls_when_it_is_up(
     assert engine.first == [SSL_REQUEST, startup()]
 
 
-async def test_engine_is_woken_to_answer_about_tls_when_only_it_knows_who_may_log_in(
-    gateway: RunningGateway, endpoint: FakeEndpoint, engine: FakeEngine, entrance: Entrance
+async def test_engine_is_woken_to_do_the_tls_when_only_it_knows_who_may_log_in(
+    gateway: RunningGateway, endpoint: FakeEndpoint
 ) -> None:
     async with connected(gateway.open(endpoint)) as client:
         client.send(SSL_REQUEST)
+        assert await client.read(1) == b"S"
+        assert endpoint.entered == 0
+        client.send(client_hello())
         await eventually(lambda: endpoint.wakes == 1, "the client is held")
-        endpoint.starts(entrance)
-        assert await client.read(1) == b"N"
-        await client.ask_for_a_session()
-    assert engine.first == [SSL_REQUEST, startup()]
+
+
+async def test_client_that_asks_for_tls_and_leaves_wakes_nothing(
+    gateway: RunningGateway, endpoint: FakeEndpoint
+) -> None:
+    for sent in (SSL_REQUEST, SSL_REQUEST + startup()):
+        async with connected(gateway.open(endpoint)) as client:
+            client.send(sent)
+            client.end_its_side()
+            await client.read_to_end()
+    assert endpoint.entered == 0
+
+
+async def test_client_that_begins_with_tls_for_another_protocol_wakes_nothing(
+    gateway: RunningGateway, endpoint: FakeEndpoint
+) -> None:
+    port = gateway.open(endpoint)
+    for protocols in ([], ["h2", "http/1.1"]):
+        async with connected(port) as client:
+            client.send(client_hello(*protocols))
+            client.end_its_side()
+            assert await client.read_to_end()
+    assert endpoint.entered == 0
+    async with connected(port) as client:
+        client.send(client_hello("postgresql"))
+        await eventually(lambda: endpoint.wakes == 1, "the client is held")
 
 
 @pytest.mark.parametrize("half", [SSL_REQUEST, startup()])

@@ -160,5 +160,6 @@ def test_log_is_read_from_a_mark_also_after_a_rotation(tmp_path: Path) -> None:
     assert logfile.read_from(log, mark) == "new\n"
     log.write_text("n\n")
     assert logfile.read_from(log, mark) == ""
-    log.write_text("a" * 10 + "end")
-    assert logfile.read_from(log, 0, limit=3) == "end"
+    log.write_text("a" * 10 + "\nend")
+    assert logfile.read_from(log, 0, limit=3) == ""
+    assert logfile.read_from(log, 0, limit=5) == "end"

@@ -404,6 +404,10 @@ async def _attach_by(
                 if introduction is not None:
                     async with asyncio.timeout(INTRODUCTION_TIMEOUT_S):
                         await introduction.conduct(engine, arrival.client)
+            except TimeoutError as error:
+                engine.close()
+                # As in `introductions`: the client may have heard the half of it.
+                raise errors.EngineProblem("The engine took too long to let a client in.") from error
             except BaseException:
                 engine.close()
                 raise

@@ -11,15 +11,18 @@ from typing import cast
 import psycopg
 
 from zorya.engines.base import Activity
-from zorya.engines.postgres import admin, configuration
+from zorya.engines.postgres import admin
 
 _PROC = Path("/proc")
+
+_BOOTSTRAP_SUPERUSER = 10
+"""The role that initdb makes, here Zorya's administrator: BOOTSTRAP_SUPERUSERID of src/include/catalog/pg_authid.dat."""
 
 _QUERY = f"""
 WITH processes AS (
     SELECT pid, backend_type, state, state_change, wait_event_type, wait_event, client_addr,
            backend_type IN ('client backend', 'walsender')
-           AND (usename = '{configuration.ADMIN}' AND application_name = '{admin.APPLICATION}') IS NOT TRUE
+           AND (usesysid = {_BOOTSTRAP_SUPERUSER} AND application_name = '{admin.APPLICATION}') IS NOT TRUE
            AS is_session
     FROM pg_catalog.pg_stat_activity
 )
@@ -40,8 +43,11 @@ SELECT pg_catalog.array_agg(pid),
        pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), '0/0')::pg_catalog.int8,
        pg_catalog.pg_current_wal_insert_lsn() <= pg_catalog.pg_current_wal_flush_lsn()
 FROM processes
-"""  # noqa: S608 - both names are constants
+"""  # noqa: S608 - both are constants
 """Zorya's own connections are no sessions; nobody else can be its administrator, whatever name they give themselves.
+
+Roles are told by number: by name a table would be read, and a session that has read one has statistics to report, for
+which a timer wakes it 10 s later, frozen or not.
 
 A session that waits with the event ClientRead has read all that its client has sent and needs more to do anything.
 
