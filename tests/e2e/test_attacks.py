@@ -26,6 +26,7 @@ from e2e.raw_client import LoginRefused, RawClient, startup
 from fix_home import running_for_a_file
 from harness import Server
 from waiting import wait_until
+from zorya.engines.postgres import installations
 from zorya.gateway.pgwire import MAX_PACKET_BYTES, SSL_REQUEST
 
 STATES = ("stopped", "running")
@@ -41,7 +42,13 @@ ADDRESSES = (f"127.0.1.{number}" for number in range(1, 255))
 def server(templates: Path) -> Iterator[Server]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    env = {"ZORYA_SHARED_PORT": str(port), "ZORYA_STARTUP_TIMEOUT_S": "3", "ZORYA_FREEZE_AFTER": "never"}
+    newest = max(installations.find(None), key=lambda found: installations.version_key(found.version))
+    env = {
+        "ZORYA_POSTGRES": str(newest.folder),
+        "ZORYA_SHARED_PORT": str(port),
+        "ZORYA_STARTUP_TIMEOUT_S": "3",
+        "ZORYA_FREEZE_AFTER": "never",
+    }
     with running_for_a_file(templates, **env) as started:
         started.env |= env
         yield started
@@ -178,6 +185,26 @@ def test_tls_that_is_too_old_is_refused(server: Server, state: str, port: int) -
         client.socket.sendall(hello)
         with pytest.raises(ssl.SSLError, match=r"(?i)protocol.version"):
             client.shake_hands()
+
+
+@pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "TLS"])
+def test_longest_startup_packet_is_understood(server: Server, port: int, is_tls: bool) -> None:
+    parameters, password = login(server)
+    parameters["application_name"] = ""
+    parameters["application_name"] = "x" * (MAX_PACKET_BYTES - len(startup(**parameters)))
+    assert len(startup(**parameters)) == MAX_PACKET_BYTES
+    server.api.pause("main", force=True)
+    # The first wakes the cluster, the second finds it awake.
+    for _ in range(2):
+        with RawClient(port, host_name=HOST_NAME) as client:
+            if is_tls:
+                client.secure()
+            assert list(client.log_in(parameters, password))[-1] == "ready"
+    with RawClient(port, host_name=HOST_NAME) as client, pytest.raises((LoginRefused, ConnectionError)):
+        if is_tls:
+            client.secure()
+        parameters["application_name"] += "x"
+        list(client.log_in(parameters, password))
 
 
 # Strangers.

@@ -55,6 +55,23 @@ def test_they_are_kept_after_a_pause_as_the_engine_had_them(server: Server) -> N
     assert "app" not in saved(server).roles
 
 
+def test_they_do_not_count_when_a_backup_of_the_data_was_put_in_its_place(server: Server, tmp_path: Path) -> None:
+    data = file_of(server).with_name("data")
+    backup = tmp_path / "data"
+    server.query("CREATE ROLE app LOGIN PASSWORD 'then'")
+    server.run("pause", "main")
+    subprocess.run(["cp", "-a", str(data), str(backup)], check=True)
+    server.query("ALTER ROLE app PASSWORD 'now'")
+    server.run("pause", "main")
+    subprocess.run(["rm", "-r", str(data)], check=True)
+    subprocess.run(["cp", "-a", str(backup), str(data)], check=True)
+    endpoint = server.show()["endpoint"]
+    with psycopg.connect(
+        host=endpoint["host"], port=endpoint["port"], user="app", password="then", dbname="main"
+    ) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
 def test_they_are_kept_when_the_server_stops_and_when_a_cluster_pauses_by_itself(server: Server) -> None:
     server.query("CREATE ROLE app LOGIN")
     server.stop()

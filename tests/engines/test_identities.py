@@ -63,7 +63,7 @@ def guest(cluster: Cluster) -> Iterator[psycopg.Connection]:
 
 def test_identities_of_a_new_cluster_are_those_that_its_engine_then_has(running: Cluster) -> None:
     first = Identities.from_json(running.folders.identities.read_text())
-    assert read(running) == first
+    assert read(running) == replace(first, stamp="")
     assert first.roles == {USER: replace(USUAL, verifier=running.verifier)}
     assert {name: one.allows_connections for name, one in first.databases.items()} == {
         DATABASE: True,
@@ -100,7 +100,7 @@ def test_building_again_makes_a_whole_cluster_when_it_was_interrupted_before_the
     torn = workshop.make(f"torn{cluster.major}", cluster.instance.installation.major)
     torn.start()
     try:
-        assert read(torn) == Identities.from_json(torn.folders.identities.read_text())
+        assert read(torn) == replace(Identities.from_json(torn.folders.identities.read_text()), stamp="")
         torn.connect().close()
     finally:
         torn.kill()

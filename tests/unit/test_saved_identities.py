@@ -24,7 +24,12 @@ KNOWN = Identities(
     },
     databases={"main": Database(allows_connections=True, connection_limit=-1)},
     mock_nonce=bytes(range(32)),
+    stamp="as it was",
 )
+
+
+def saved_at(path: Path, stamp: str = "as it was") -> SavedIdentities:
+    return SavedIdentities(path, cluster="main", stamp=lambda: stamp)
 
 
 @pytest.fixture
@@ -33,23 +38,30 @@ def path(tmp_path: Path) -> Path:
 
 
 async def test_the_next_server_knows_what_was_kept(path: Path) -> None:
-    await SavedIdentities(path, cluster="main").keep(KNOWN)
+    await saved_at(path).keep(KNOWN)
     assert path.stat().st_mode & 0o777 == 0o600
-    saved = SavedIdentities(path, cluster="main")
+    saved = saved_at(path)
     assert saved.known is None
     await saved.load()
     assert saved.known == KNOWN
 
 
+async def test_nothing_is_known_of_other_data(path: Path) -> None:
+    await saved_at(path).keep(KNOWN)
+    other = saved_at(path, "a backup was put in its place")
+    await other.load()
+    assert other.known is None
+
+
 async def test_nothing_is_known_without_a_file(path: Path) -> None:
-    saved = SavedIdentities(path, cluster="main")
+    saved = saved_at(path)
     with structlog.testing.capture_logs() as logged:
         await saved.load()
     assert (saved.known, logged) == (None, [])
 
 
 async def test_nothing_is_known_once_it_is_forgotten(path: Path) -> None:
-    saved = SavedIdentities(path, cluster="main")
+    saved = saved_at(path)
     for _ in range(2):
         await saved.keep(KNOWN)
         saved.forget()
@@ -75,7 +87,7 @@ async def test_nothing_is_known_once_it_is_forgotten(path: Path) -> None:
 )
 async def test_a_damaged_file_is_as_good_as_none_and_goes(path: Path, damage: bytes) -> None:
     path.write_bytes(damage)
-    saved = SavedIdentities(path, cluster="main")
+    saved = saved_at(path)
     with structlog.testing.capture_logs() as logged:
         await saved.load()
     assert saved.known is None
@@ -87,7 +99,7 @@ async def test_a_truncated_file_is_as_good_as_none(path: Path) -> None:
     whole = KNOWN.to_json()
     for length in range(0, len(whole), 7):
         path.write_text(whole[:length])
-        saved = SavedIdentities(path, cluster="main")
+        saved = saved_at(path)
         await saved.load()
         assert saved.known is None
 
@@ -97,7 +109,7 @@ async def test_it_is_known_to_this_server_when_the_disk_is_full(path: Path, monk
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(files, "write_atomically", full)
-    saved = SavedIdentities(path, cluster="main")
+    saved = saved_at(path)
     with structlog.testing.capture_logs() as logged:
         await saved.keep(KNOWN)
     assert saved.known == KNOWN
@@ -108,6 +120,6 @@ async def test_it_is_known_to_this_server_when_the_disk_is_full(path: Path, monk
 
 async def test_an_engine_must_not_be_launched_when_the_file_stays(path: Path) -> None:
     path.mkdir()
-    saved = SavedIdentities(path, cluster="main")
+    saved = saved_at(path)
     with pytest.raises(errors.StorageProblem):
         saved.forget()

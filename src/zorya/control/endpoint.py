@@ -30,7 +30,9 @@ class ClusterEndpoint:
         self._seat = Seat(record.id, guard=surroundings.guard, changed=self._changed.set)
         self._attendance = Attendance(surroundings.clock.monotonic_s())
         self._waiting = WaitingRoom(record.name, timeout_s=surroundings.wake_timeout_s)
-        self._saved = SavedIdentities(self._runner.identities_path(record), cluster=record.name)
+        self._saved = SavedIdentities(
+            self._runner.identities_path(record), cluster=record.name, stamp=lambda: self._runner.stamp(record)
+        )
         self._pause = Pause(
             surroundings,
             standing=self._standing,

@@ -3,6 +3,8 @@ written when the engine has ended cleanly with nothing changed since it was aske
 """
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from zorya.core import failpoints, files, logging
@@ -14,15 +16,22 @@ _log = logging.get("zorya.control")
 class SavedIdentities:
     """One cluster's file, and what it holds."""
 
-    def __init__(self, path: Path, *, cluster: str) -> None:
-        """Nothing is known until `load` or `keep`."""
+    def __init__(self, path: Path, *, cluster: str, stamp: Callable[[], str]) -> None:
+        """Nothing is known until `load` or `keep`. `stamp` answers what the data looks like now; see Engine.stamp."""
         self._path = path
+        self._stamp = stamp
         self._cluster = cluster
         self._known: Identities | None = None
 
     @property
     def known(self) -> Identities | None:
-        """Who may log in; None when that is not known, or an engine may be changing it."""
+        """Who may log in; None when that is not known, or an engine may be changing it.
+
+        It is not known of data that was put in the place of the engine's, such as a backup, or that was used by hand.
+        """
+        if self._known is not None and self._known.stamp != self._stamp():
+            _log.info("who may log in is not known: the data is not as the engine left it", cluster=self._cluster)
+            self._known = None
         return self._known
 
     async def load(self) -> None:
@@ -38,10 +47,10 @@ class SavedIdentities:
 
     async def keep(self, identities: Identities) -> None:
         """Have it known until the next `forget`, for the next server too unless the disk is full."""
-        self._known = identities
+        self._known = known = replace(identities, stamp=self._stamp())
         try:
             await failpoints.reached("identities.kept")
-            await asyncio.to_thread(files.write_atomically, self._path, identities.to_json(), mode=0o600)
+            await asyncio.to_thread(files.write_atomically, self._path, known.to_json(), mode=0o600)
         except OSError as error:
             _log.warning(
                 "who may log in could not be saved, the next server will not know",

@@ -220,6 +220,10 @@ class InstanceRunner:
         await self._engine.write_configuration(await self._instance(record))
         process.signal(self._engine.reload_signal)
 
+    def stamp(self, record: ClusterRecord) -> str:
+        """Answer what the data looks like from outside; see Engine.stamp."""
+        return self._engine.stamp(self._home.of_cluster(record.id))
+
     def ended_cleanly(self, record: ClusterRecord) -> bool:
         """Whether the engine, which has ended, had written everything, so that nothing will have to be recovered."""
         return self._engine.ended_cleanly(self._home.of_cluster(record.id))

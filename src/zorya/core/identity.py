@@ -44,6 +44,8 @@ class Identities:
     mock_nonce: bytes
     """32 bytes, those of the engine's own control file: from it the engine makes up salts for roles that are not there,
     the same ones each time."""
+    stamp: str = ""
+    """What the data looked like when the engine had stopped; if it looks otherwise, all this may be wrong."""
 
     def to_json(self) -> str:
         """Write everything, verifiers included."""
@@ -67,6 +69,7 @@ class Identities:
                     for name, database in self.databases.items()
                 },
                 "mock_nonce": self.mock_nonce.hex(),
+                "stamp": self.stamp,
             }
         )
 
@@ -78,6 +81,7 @@ class Identities:
             roles={name: _role(role) for name, role in values["roles"].items()},
             databases={name: Database(**database) for name, database in values["databases"].items()},
             mock_nonce=bytes.fromhex(values["mock_nonce"]),
+            stamp=str(values["stamp"]),
         )
 
 

@@ -190,6 +190,12 @@ class Engine(Protocol):
     def ended_cleanly(self, folders: ClusterFolders) -> bool:
         """Whether the engine that last ran there, and runs no more, was stopped cleanly. Reads one small file."""
 
+    def stamp(self, folders: ClusterFolders) -> str:
+        """Answer what the data looks like from outside: it differs after every start, and in data put in its place.
+
+        Empty where there is no data. Looks at one file.
+        """
+
     def recorded_pid(self, folders: ClusterFolders) -> int | None:
         """Answer the process number that the data folder's own lock names, whoever has that number now."""
 

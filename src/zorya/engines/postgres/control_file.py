@@ -62,6 +62,16 @@ def is_shut_down(control_file: Path) -> bool:
     return int(struct.unpack_from("=I", content, _STATE_AT)[0]) == _SHUT_DOWN
 
 
+def stamp(control_file: Path) -> str:
+    """Answer which file it is and when it was written last, as it is at every start and stop. Empty if it is missing."""
+    try:
+        found = control_file.stat()
+    except OSError:
+        return ""
+    # Not the device: its number may be another one after a reboot.
+    return f"{found.st_ino}-{found.st_mtime_ns}"
+
+
 def new_identifier(now_ns: int) -> int:
     """Answer a number of the form that PostgreSQL makes: seconds in the upper half, then what makes it unique."""
     return ((now_ns // 1_000_000_000) << 32) | secrets.randbits(32)

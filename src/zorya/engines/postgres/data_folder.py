@@ -11,6 +11,7 @@ import re
 import secrets
 import shutil
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 from zorya.core import commands, errors, failpoints, files
@@ -131,6 +132,8 @@ async def build(templates: Templates, instance: Instance, verifier: Secret) -> N
 def _write_identities(instance: Instance, data: Path, verifier: Secret) -> None:
     nonce = control_file.read_mock_nonce(data / identities.CONTROL_FILE)
     known = identities.first(instance.username, instance.database, verifier, nonce)
+    # It does not change with the folder's name.
+    known = replace(known, stamp=control_file.stamp(data / identities.CONTROL_FILE))
     files.write_atomically(instance.folders.identities, known.to_json(), mode=0o600)
 
 

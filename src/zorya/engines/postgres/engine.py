@@ -160,7 +160,11 @@ class Postgres:
 
     def ended_cleanly(self, folders: ClusterFolders) -> bool:
         """See Engine.ended_cleanly."""
-        return control_file.is_shut_down(folders.data / "global" / "pg_control")
+        return control_file.is_shut_down(folders.data / identities.CONTROL_FILE)
+
+    def stamp(self, folders: ClusterFolders) -> str:
+        """See Engine.stamp."""
+        return control_file.stamp(folders.data / identities.CONTROL_FILE)
 
     def recorded_pid(self, folders: ClusterFolders) -> int | None:
         """See Engine.recorded_pid."""
