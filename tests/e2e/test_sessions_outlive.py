@@ -17,8 +17,11 @@ def one(connection: psycopg.Connection, sql: str) -> object:
     return row[0] if row else None
 
 
-def test_session_and_its_transaction_go_on_when_the_server_is_killed(server: Server) -> None:
-    with psycopg.connect(server.url()) as connection:
+@pytest.mark.parametrize("tls", ["disable", "require"])
+def test_session_and_its_transaction_go_on_when_the_server_is_killed(server: Server, tls: str) -> None:
+    if tls == "require":
+        server.run("resume", "main")  # the session that wakes a cluster with TLS is relayed
+    with psycopg.connect(server.url(), sslmode=tls) as connection:
         connection.execute("CREATE TABLE t AS SELECT 7 AS n")
         server.kill()
         connection.execute("UPDATE t SET n = 8")
@@ -50,7 +53,7 @@ def test_client_that_is_accepted_before_the_next_server_has_found_the_engine_is_
         wait_until(lambda: waits_to_be_accepted(server), "the connection is in the queue")
         server.begin(ZORYA_FAILPOINTS="takeover.found=pause", ZORYA_FAILPOINT_RELEASE=str(release))
         wait_until(lambda: not waits_to_be_accepted(server), "the server has accepted it")
-        assert release.with_suffix(".reached").exists()
+        wait_until(release.with_suffix(".reached").exists, "the server has found the engine")
         release.touch()
         assert client.error() == ""
 
@@ -80,7 +83,7 @@ def test_clients_are_refused_when_no_server_came_in_time(server: Server) -> None
 
 
 def test_server_is_replaced_without_a_session_noticing(server: Server) -> None:
-    url = server.url()
+    url = f"{server.url()}?sslmode=disable"
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE TEMPORARY TABLE mine AS SELECT 42 AS n")
         backend = one(connection, "SELECT pg_backend_pid()")
@@ -93,7 +96,7 @@ def test_server_is_replaced_without_a_session_noticing(server: Server) -> None:
             server.start()
             assert client.error() == ""
         assert one(connection, "SELECT pg_backend_pid()") == backend
-        assert server.show()["sessions"] == 1
+        wait_until(lambda: server.show()["sessions"] == 1, "the other client is counted out")
     assert server.events() == ["0170", "0147", "0148", "1004"]
 
 
@@ -124,7 +127,7 @@ def test_relayed_session_ends_with_the_server_and_is_relayed_again(server: Serve
 
 def test_engine_sees_the_clients_own_address_and_port(server: Server) -> None:
     sql = "SELECT host(client_addr), client_port FROM pg_stat_activity WHERE pid = pg_backend_pid()"
-    with psycopg.connect(server.url()) as connection:
+    with psycopg.connect(server.url(), sslmode="disable") as connection:
         found = connection.execute(sql).fetchone()
         with socket.socket(fileno=os.dup(connection.fileno())) as own:
             assert found == own.getsockname()[:2]

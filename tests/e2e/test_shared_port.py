@@ -22,7 +22,6 @@ from harness import Server
 from tls import clients
 from tls.clients import Refused, Target
 from waiting import wait_until
-from zorya.engines.postgres import installations
 
 STATES = ("running", "frozen", "stopped")
 WAYS = ("handoff", "relay")
@@ -45,22 +44,25 @@ WRONG_NAMES = {
 }
 
 
+HANDED_OVER = pytest.mark.parametrize("way", ["handoff"], indirect=True)
+"""For tests of what is settled before a client is attached."""
+
+
 @pytest.fixture(scope="module", params=WAYS)
 def way(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def server(way: str, templates: Path) -> Iterator[Server]:
-    majors = [int(found.version.partition(".")[0]) for found in installations.find(None)]
+def server(way: str, all_templates: Path, majors: list[int]) -> Iterator[Server]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     env = {"ZORYA_SHARED_PORT": str(port), "ZORYA_ATTACH": way, "ZORYA_FREEZE_AFTER": "0.05"}
-    with running_for_a_file(templates, **env) as started:
+    with running_for_a_file(all_templates, **env) as started:
         # For later starts too.
         started.env |= env
-        started.run("create", "shop", "--version", str(max(majors)))
-        started.run("create", "old", "--version", str(min(majors)))
+        started.run("create", "shop", "--version", str(majors[-1]))
+        started.run("create", "old", "--version", str(majors[0]))
         yield started
 
 
@@ -194,6 +196,7 @@ def test_client_reaches_the_cluster_that_it_names(
     )
 
 
+@HANDED_OVER
 @pytest.mark.parametrize("mode", ["disable", "require"])
 @pytest.mark.parametrize("case", WRONG_NAMES)
 def test_client_is_told_when_it_names_no_cluster_that_is_there(
@@ -211,6 +214,7 @@ def test_client_is_told_when_it_names_no_cluster_that_is_there(
         assert "HINT:  Connect with TLS to CLUSTER.zorya.localhost, or with options=" in refused.value.args[0]
 
 
+@HANDED_OVER
 def test_client_is_told_when_its_host_name_is_of_no_cluster(server: Server, shop: Target) -> None:
     with asleep(server, "shop", "old"):
         with pytest.raises(Refused, match=r'FATAL: +cluster "nowhere" does not exist'):
@@ -220,6 +224,7 @@ def test_client_is_told_when_its_host_name_is_of_no_cluster(server: Server, shop
             reach(replace(shop, host="shop.elsewhere.example"), "require")
 
 
+@HANDED_OVER
 @pytest.mark.parametrize("form", ["host name", "setting"])
 @pytest.mark.parametrize("state", STATES)
 def test_password_of_one_cluster_opens_no_other(
@@ -292,6 +297,7 @@ def test_psql_cancels_its_query_when_it_is_interrupted(server: Server, shop: Tar
     assert b"canceling statement due to user request" in said
 
 
+@HANDED_OVER
 def test_cancel_request_for_a_process_that_is_no_engines_wakes_nothing(server: Server, shop: Target) -> None:
     with in_state(server, "shop", "stopped"), asleep(server, "shop", "old"):
         for pid in (0, 1, os.getpid(), 2**32 - 1):
@@ -300,6 +306,7 @@ def test_cancel_request_for_a_process_that_is_no_engines_wakes_nothing(server: S
                 assert stranger.recv(1) == b""
 
 
+@HANDED_OVER
 def test_rules_of_the_cluster_hold(server: Server, shop: Target) -> None:
     plain = {"options": "-c zorya.cluster=shop"}
     with in_state(server, "shop", "stopped"):

@@ -110,6 +110,9 @@ class FakeEndpoint:
     def enter(self) -> None:
         self.entered += 1
 
+    async def taken_over(self) -> None:
+        """It always is."""
+
     def leave(self) -> None:
         assert self.present > 0
         self.left += 1

@@ -8,6 +8,7 @@ import pytest
 from gateway.fakes import GREETING, FakeEndpoint, FakeKeep, connected, eventually, running, startup
 from zorya.core.model import Entrance
 from zorya.core.settings import Settings
+from zorya.gateway import handshakes
 from zorya.gateway.handshakes import Handshakes
 
 
@@ -16,25 +17,29 @@ async def wait_for_ever() -> None:
 
 
 @pytest.fixture
-def few() -> Settings:
-    """As few of them as may be set."""
+def few(monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """As few of them as may be set, and little time for each."""
+    monkeypatch.setattr(handshakes, "PATIENCE_S", 0.05)
     return Settings(startup_timeout_s=60, wake_timeout_s=60, max_handshakes=8)
 
 
 async def test_the_first_to_come_is_cut_off_when_there_is_one_too_many() -> None:
-    handshakes = Handshakes(2)
+    calls: list[int] = []
+    clients = Handshakes(2, has_room=lambda: calls.append(len(clients)))
     tasks = [asyncio.create_task(wait_for_ever(), name=str(number)) for number in range(4)]
     for task in tasks[:2]:
-        handshakes.begin(task)
+        clients.begin(task, 10.0)
+    assert [clients.room_in_s(now_s) for now_s in (10.0, 11.5, 12.0, 20.0, 9.0)] == [2.0, 0.5, 0.0, 0.0, 3.0]
     # Who has said enough is not counted, nor cut off.
-    handshakes.end(tasks[0])
-    handshakes.end(tasks[0])
-    handshakes.end(None)
-    handshakes.begin(tasks[2])
+    clients.end(tasks[0])
+    clients.end(tasks[0])
+    clients.end(None)
+    assert (calls, clients.room_in_s(10.0)) == ([1], 0.0)
+    clients.begin(tasks[2], 10.0)
     await asyncio.sleep(0)
-    assert (len(handshakes), [task.cancelling() for task in tasks]) == (2, [0, 0, 0, 0])
-    handshakes.begin(tasks[3])
-    assert (len(handshakes), [task.cancelling() for task in tasks]) == (2, [0, 1, 0, 0])
+    assert (len(clients), [task.cancelling() for task in tasks]) == (2, [0, 0, 0, 0])
+    clients.begin(tasks[3], 12.0)
+    assert (len(clients), [task.cancelling() for task in tasks]) == (2, [0, 1, 0, 0])
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)

@@ -27,7 +27,7 @@ from gateway.fakes import (
 from zorya.core import errors
 from zorya.core.model import Access, Address, Entrance, Handoff
 from zorya.core.settings import Settings
-from zorya.gateway import handoff, listeners
+from zorya.gateway import handoff, handshakes, listeners
 from zorya.gateway.attach import Way
 from zorya.gateway.listeners import Gateway
 
@@ -255,8 +255,25 @@ class TestDawdlers:
     """The limit on clients that have not said yet who they are, with eight places."""
 
     @pytest.fixture
-    def settings(self) -> Settings:
+    def settings(self, monkeypatch: pytest.MonkeyPatch) -> Settings:
+        monkeypatch.setattr(handshakes, "PATIENCE_S", 0.01)
         return Settings(max_handshakes=8, startup_timeout_s=60, wake_timeout_s=60)
+
+    async def test_crowd_that_gets_on_with_it_is_served_to_the_last(
+        self, gateway: RunningGateway, endpoint: FakeEndpoint, entrance: Entrance, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(handshakes, "PATIENCE_S", 60)
+        endpoint.runs(entrance)
+        port = gateway.open(endpoint)
+
+        async def session() -> bytes:
+            async with connected(port) as client:
+                for byte in startup():
+                    client.send(bytes([byte]))
+                    await asyncio.sleep(0)
+                return await client.read(len(GREETING))
+
+        assert await asyncio.gather(*(session() for _ in range(200))) == [GREETING] * 200
 
     async def test_thousand_that_say_nothing_keep_nobody_out(
         self, gateway: RunningGateway, endpoint: FakeEndpoint, entrance: Entrance

@@ -141,10 +141,10 @@ class Settings(BaseSettings):
         "more get an error.",
     )
     max_handshakes: int = Field(
-        default=512,
+        default=1024,
         ge=8,
         description="Clients at once that have not yet said who they are, all clusters together. When one more comes, "
-        "the one that has taken longest is cut off.",
+        "the one that has taken longest is cut off, once it has taken 2 s.",
     )
     login_delay_max_s: float = Field(
         default=5,

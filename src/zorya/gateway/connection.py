@@ -100,6 +100,7 @@ async def answer(arrival: Arrival, endpoint: Endpoint | None, heard: pgwire.Even
 async def receive(arrival: Arrival, destination: Destination, start: Start) -> None:
     """Bring a client that wants a session to its engine, if it may come."""
     endpoint = destination.endpoint
+    await endpoint.taken_over()
     refusal = _why_not(arrival, endpoint, start)
     if refusal is None:
         refusal = await _await_turn(arrival, endpoint)

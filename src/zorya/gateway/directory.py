@@ -33,6 +33,9 @@ class Endpoint(Protocol):
         start, and ClusterNotFound when the cluster is being deleted.
         """
 
+    async def taken_over(self) -> None:
+        """Wait until it is known what the host has of the cluster; only then does what the others answer hold."""
+
     @property
     def is_up(self) -> bool:
         """Whether there is an engine that serves clients, be it frozen: to wake it costs next to nothing."""

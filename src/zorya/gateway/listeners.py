@@ -107,6 +107,7 @@ class Gateway:
         self._relayed: OrderedDict[int, str] = OrderedDict()
         self._counted = 0
         self._counted_s = float("-inf")
+        self._held_back: list[tuple[_Door, socket.socket]] = []
         self._exhaustion = Thinner(WARNING_INTERVAL_S)
 
     def open(self, port: int, endpoint: Endpoint) -> None:
@@ -166,6 +167,7 @@ class Gateway:
         """Accept no more; what keeps the listening sockets goes on with them."""
         for resumption in door.resumptions.values():
             resumption.cancel()
+        door.resumptions.clear()
         for listener in door.listeners:
             if self._group is not None:
                 asyncio.get_running_loop().remove_reader(listener)
@@ -197,7 +199,7 @@ class Gateway:
             self._house = House(
                 settings=self._settings,
                 relay=carrier,
-                handshakes=Handshakes(self._settings.max_handshakes),
+                handshakes=Handshakes(self._settings.max_handshakes, has_room=self._let_in_those_held_back),
                 throttle=self._throttle,
                 identity=self._identity,
                 now=self._now,
@@ -224,6 +226,21 @@ class Gateway:
         door.resumptions.pop(listener, None)
         asyncio.get_running_loop().add_reader(listener, self._accept, door, listener)
 
+    def _hold_back(self, door: _Door, listener: socket.socket, wait_s: float) -> None:
+        """Leave those who come in the kernel's queue, until there is room for one more or `wait_s` have passed."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listener)
+        door.resumptions[listener] = loop.call_later(wait_s, self._resume, door, listener)
+        self._held_back.append((door, listener))
+
+    def _let_in_those_held_back(self) -> None:
+        held_back, self._held_back = self._held_back, []
+        for door, listener in held_back:
+            resumption = door.resumptions.get(listener)
+            if resumption is not None:
+                resumption.cancel()
+                self._resume(door, listener)
+
     def _pause(self, door: _Door, listener: socket.socket, cause: OSError) -> None:
         """Leave the listener alone for a moment: it stays readable, and accepting would fail over and over."""
         loop = asyncio.get_running_loop()
@@ -240,7 +257,12 @@ class Gateway:
             )
 
     def _accept(self, door: _Door, listener: socket.socket) -> None:
+        assert self._house is not None
         for _ in range(ACCEPTS_PER_TURN):
+            wait_s = self._house.handshakes.room_in_s(asyncio.get_running_loop().time())
+            if wait_s:
+                self._hold_back(door, listener, wait_s)
+                return
             try:
                 client, peer = listener.accept()
             except BlockingIOError:
@@ -268,7 +290,7 @@ class Gateway:
         else:
             conversation = shared.serve(arrival, self)
         arrival.task = task = self._group.create_task(conversation, name=f"client of port {door.port}")
-        self._house.handshakes.begin(task)
+        self._house.handshakes.begin(task, asyncio.get_running_loop().time())
         self._arrivals.add(arrival)
         task.add_done_callback(functools.partial(self._forget, arrival))
 

@@ -16,7 +16,7 @@ from zorya.engines.postgres import admin
 _PROC = Path("/proc")
 
 _BOOTSTRAP_SUPERUSER = 10
-"""The role that initdb makes, here Zorya's administrator: BOOTSTRAP_SUPERUSERID of src/include/catalog/pg_authid.dat."""
+"""The role that initdb makes, here Zorya's administrator (BOOTSTRAP_SUPERUSERID of pg_authid.dat)."""
 
 _QUERY = f"""
 WITH processes AS (

@@ -63,7 +63,7 @@ def is_shut_down(control_file: Path) -> bool:
 
 
 def stamp(control_file: Path) -> str:
-    """Answer which file it is and when it was written last, as it is at every start and stop. Empty if it is missing."""
+    """Answer which file it is and when it was written last, as every start and stop does. Empty if it is missing."""
     try:
         found = control_file.stat()
     except OSError:
