@@ -128,6 +128,8 @@ class _Http(uvicorn.Server):
             ws="none",
             lifespan="off",
             log_config=None,
+            # Its warnings are of what strangers send.
+            log_level="error",
             access_log=False,
             proxy_headers=False,
             server_header=False,

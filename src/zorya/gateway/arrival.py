@@ -76,6 +76,8 @@ class Arrival:
     until_s: float
     """When the client must have said who it is, in the event loop's time."""
     task: asyncio.Task[None] | None = None
+    end_point_hash: bytes | None = None
+    """Of the certificate that the gateway has shown it; another may have taken its place meanwhile."""
 
     @property
     def address(self) -> str:

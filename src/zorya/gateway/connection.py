@@ -199,7 +199,9 @@ async def talk_over_tls(arrival: Arrival, start: Start) -> tuple[pgwire.Opening 
         async with asyncio.timeout(arrival.remaining_s):
             if isinstance(start.heard, pgwire.SslRequest) and start.taken is None:
                 await grant_tls(arrival)
-            arrival.client = client = await tls.accept(arrival.client, arrival.house.identity().context)
+            identity = arrival.house.identity()
+            arrival.client = client = await tls.accept(arrival.client, identity.context)
+            arrival.end_point_hash = identity.end_point_hash
             if isinstance(start.heard, pgwire.DirectTls) and client.selected_alpn_protocol() != pgwire.ALPN:
                 raise errors.ProtocolViolation(
                     "received direct SSL connection request without ALPN protocol negotiation extension"
@@ -259,7 +261,7 @@ async def _authenticate(
         identities,
         address=arrival.address,
         now=house.now(),
-        end_point_hash=house.identity().end_point_hash if arrival.is_encrypted else None,
+        end_point_hash=arrival.end_point_hash,
     )
     user = conversation.user
     await _wait(arrival, house.throttle.delay_of_role(endpoint.name, user, asyncio.get_running_loop().time()))

@@ -107,7 +107,7 @@ class Gateway:
         self._relayed: OrderedDict[int, str] = OrderedDict()
         self._counted = 0
         self._counted_s = float("-inf")
-        self._held_back: list[tuple[_Door, socket.socket]] = []
+        self._held_back: dict[socket.socket, _Door] = {}
         self._exhaustion = Thinner(WARNING_INTERVAL_S)
 
     def open(self, port: int, endpoint: Endpoint) -> None:
@@ -169,6 +169,7 @@ class Gateway:
             resumption.cancel()
         door.resumptions.clear()
         for listener in door.listeners:
+            self._held_back.pop(listener, None)
             if self._group is not None:
                 asyncio.get_running_loop().remove_reader(listener)
             listener.close()
@@ -231,11 +232,11 @@ class Gateway:
         loop = asyncio.get_running_loop()
         loop.remove_reader(listener)
         door.resumptions[listener] = loop.call_later(wait_s, self._resume, door, listener)
-        self._held_back.append((door, listener))
+        self._held_back[listener] = door
 
     def _let_in_those_held_back(self) -> None:
-        held_back, self._held_back = self._held_back, []
-        for door, listener in held_back:
+        held_back, self._held_back = self._held_back, {}
+        for listener, door in held_back.items():
             resumption = door.resumptions.get(listener)
             if resumption is not None:
                 resumption.cancel()
