@@ -78,17 +78,18 @@ def in_state(server: Server, target: Target, state: str) -> Iterator[None]:
         else:
             other = stack.enter_context(psycopg.connect(target.conninfo(sslmode="disable"), autocommit=True))
             if state == "running":
-                worker = threading.Thread(target=_work, args=(other,))
+                done = threading.Event()
+                worker = threading.Thread(target=_work, args=(other, done))
                 worker.start()
                 stack.callback(worker.join)
-                stack.callback(other.cancel)
+                stack.callback(done.set)
             server.wait_for(state)
         yield
 
 
-def _work(connection: psycopg.Connection) -> None:
-    with contextlib.suppress(psycopg.errors.QueryCanceled):
-        connection.execute("SELECT pg_sleep(120)")
+def _work(connection: psycopg.Connection, done: threading.Event) -> None:
+    while not done.is_set():
+        connection.execute("SELECT pg_sleep(0.02)")
 
 
 def table(rows: list[tuple[str, str, dict[tuple[str, str], str]]]) -> str:
