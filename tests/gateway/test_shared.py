@@ -170,3 +170,18 @@ async def test_owner_has_its_time_however_long_it_had_to_wait_for_the_failures_o
             client.send(SHOP)
             # AuthenticationSASL; the wait is one second.
             assert (await client.read(9))[5:] == (10).to_bytes(4)
+
+
+async def test_cluster_that_went_to_sleep_is_not_woken_by_a_hello_that_was_kept_back(
+    endpoint: FakeEndpoint, port: int, entrance: Entrance
+) -> None:
+    endpoint.runs(entrance)
+    async with connected(port) as client:
+        client.send(SSL_REQUEST)
+        assert await client.read(1) == b"S"
+        endpoint.sleeps()
+        endpoint.identities = IDENTITIES
+        # From here on it takes a proof; the gateway answers the hello itself.
+        client.send(client_hello(host_name="shop.zorya.localhost"))
+        assert await client.read(1) == b"\x16"
+    assert (endpoint.wakes, endpoint.entered) == (0, 0)

@@ -115,10 +115,8 @@ async def receive(arrival: Arrival, destination: Destination, start: Start) -> N
 async def _receive_tls(arrival: Arrival, destination: Destination, start: Start) -> None:
     """Leave it to the engine to do the TLS, if it may and can, and else do it here."""
     endpoint = destination.endpoint
-    if not (_wakes_nothing(endpoint) and _understands(endpoint, start)):
-        await _receive_over_tls(arrival, destination, start)
-        return
-    if not _is_awake(endpoint) and isinstance(start.heard, pgwire.SslRequest) and start.taken is None:
+    asked_first = isinstance(start.heard, pgwire.SslRequest) and start.taken is None
+    if asked_first and _wakes_nothing(endpoint) and not _is_awake(endpoint):
         # Those who only look what is here ask for TLS too, but do not go on with it.
         start = await grant_tls(arrival)
     if start.taken is not None or isinstance(start.heard, pgwire.DirectTls):
@@ -130,6 +128,10 @@ async def _receive_tls(arrival: Arrival, destination: Destination, start: Start)
             # It wants another protocol, and is told so within TLS. The engine would say the same.
             await _receive_over_tls(arrival, destination, start)
             return
+    # Nothing is awaited from here to where the client is counted in: what holds now still holds then.
+    if not (_wakes_nothing(endpoint) and _understands(endpoint, start)):
+        await _receive_over_tls(arrival, destination, start)
+        return
     try:
         await _attach(arrival, destination, start.taken)
     except errors.ZoryaError as error:
