@@ -28,7 +28,7 @@ def server(stopped_server: Server) -> Server:
 @pytest.mark.parametrize("step", ["begun", "done"])
 def test_sessions_go_on_when_the_server_is_killed_at_a_step_of_the_freeze(server: Server, step: str) -> None:
     server.start()
-    with psycopg.connect(server.url(), autocommit=True) as connection:
+    with psycopg.connect(server.url(), autocommit=True, sslmode="disable") as connection:
         server.kill()
         server.begin(ZORYA_FAILPOINTS=f"freeze.{step}=kill")
         server.wait_killed()
@@ -43,7 +43,7 @@ def test_sessions_go_on_when_the_server_is_killed_at_a_step_of_the_freeze(server
 
 def test_session_goes_on_with_the_next_server_when_the_keeper_died_as_well(server: Server) -> None:
     server.start()
-    with psycopg.connect(server.url(), autocommit=True) as connection:
+    with psycopg.connect(server.url(), autocommit=True, sslmode="disable") as connection:
         server.wait_for("frozen")
         os.kill(server.keeper_pid(), signal.SIGSTOP)
         server.kill()
@@ -66,7 +66,7 @@ def test_session_goes_on_with_the_next_server_when_the_keeper_died_as_well(serve
 def test_freezing_goes_on_when_the_keeper_was_killed(server: Server) -> None:
     server.allow("there is no keeper", "the engine cannot be frozen")
     server.start()
-    with psycopg.connect(server.url(), autocommit=True) as connection:
+    with psycopg.connect(server.url(), autocommit=True, sslmode="disable") as connection:
         server.wait_for("frozen")
         first = server.keeper_pid()
         os.kill(first, signal.SIGKILL)
@@ -83,7 +83,7 @@ def test_engine_goes_on_awake_when_no_descriptor_is_left(server: Server) -> None
     server.command = ["/bin/sh", "-c", 'ulimit -n 100; exec "$0" "$@"', sys.executable, "-m", "zorya"]
     server.allow("the engine cannot be frozen")
     server.start()
-    connections = [psycopg.connect(server.url(), autocommit=True) for _ in range(100)]
+    connections = [psycopg.connect(server.url(), autocommit=True, sslmode="disable") for _ in range(100)]
     try:
         wait_until(lambda: "Too many open files" in server.show()["awake_reason"], "it is said what is missing")
         assert [one.execute("SELECT 1").fetchone() for one in connections] == [(1,)] * 100
@@ -105,7 +105,7 @@ def count_descriptors(pid: int) -> int:
 def test_no_descriptor_is_lost_over_many_sleeps(server: Server) -> None:
     server.start(ZORYA_FREEZE_AFTER="0.01")
     assert server.process is not None
-    with psycopg.connect(server.url(), autocommit=True) as connection:
+    with psycopg.connect(server.url(), autocommit=True, sslmode="disable") as connection:
         postmaster = server.wait_for("frozen")["engine_pid"]
         pids = (server.process.pid, postmaster, connection.info.backend_pid)
         counts: list[list[int]] = []
