@@ -1,5 +1,6 @@
 """A new certificate reaches every engine without a restart; see Fleet.renew_tls."""
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -52,6 +53,24 @@ def test_an_engine_that_runs_has_it_and_keeps_its_sessions(server: Server) -> No
         wait_until(lambda: shown_by_engine(server) == fingerprint, "the engine shows the new certificate")
         assert session.execute("SELECT 1").fetchone() == (1,)
         assert server.show()["engine_pid"] == pid
+
+
+def await_shown(server: Server, fingerprint: str) -> None:
+    wait_until(lambda: shown_by_engine(server) == fingerprint, "the engine shows the new certificate")
+
+
+def test_hundred_live_sessions_go_on_when_it_is_renewed(server: Server) -> None:
+    with contextlib.ExitStack() as stack:
+        # The first wakes the cluster and has its TLS from Zorya, the others theirs from PostgreSQL.
+        sessions = [
+            stack.enter_context(psycopg.connect(server.url(), autocommit=True, sslmode="require")) for _ in range(100)
+        ]
+        backends = [session.info.backend_pid for session in sessions]
+        assert sessions[-1].execute("SELECT count(*) FROM pg_stat_ssl WHERE ssl").fetchone() == (99,)
+        for _ in range(3):
+            await_shown(server, renew(server))
+            answers = [session.execute("SELECT pg_backend_pid()").fetchone() for session in sessions]
+            assert answers == [(pid,) for pid in backends]
 
 
 def test_a_frozen_engine_thaws_for_it(server: Server) -> None:

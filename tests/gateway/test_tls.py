@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from gateway.fakes import SSL_REQUEST, startup
 from gateway.tls_ends import client_context, server_context, shake_hands
-from zorya.gateway import tls
+from zorya.gateway import sockets, tls
 
 PATIENCE_S = 20.0
 FATAL_ALERT = 0x15
@@ -293,7 +293,7 @@ async def fill(sock: socket.socket) -> int:
                 while True:
                     taken += sock.send(bytes(16384))
             async with asyncio.timeout(0.2):
-                await tls._writable(sock)
+                await sockets.writable(sock)
     return taken
 
 

@@ -22,8 +22,9 @@ import asyncio
 import ipaddress
 import socket
 import sys
-from collections.abc import Callable
 from pathlib import Path
+
+from zorya.gateway import sockets
 
 Peer = tuple[str, int] | tuple[str, int, int, int]
 """A client's address as `socket.accept` answers it for IPv4 or IPv6."""
@@ -85,35 +86,20 @@ def _connect(inlet: Path) -> socket.socket:
 
 async def _send(carrier: socket.socket, data: bytes, given: list[socket.socket]) -> None:
     """Send once the inlet's queue has room."""
-    loop = asyncio.get_running_loop()
     descriptors = [one.fileno() for one in given]
     while True:
         try:
             socket.send_fds(carrier, [data], descriptors)
         except BlockingIOError:
-            await _ready(carrier, loop.add_writer, loop.remove_writer)
+            await sockets.writable(carrier)
         else:
             return
 
 
 async def _receive_receipt(ours: socket.socket) -> bool:
     """Wait for the byte or the end. loop.sock_recv will not do: cancelled in the wrong instant it loses the byte."""
-    loop = asyncio.get_running_loop()
     while True:
         try:
             return ours.recv(1) != b""
         except BlockingIOError:
-            await _ready(ours, loop.add_reader, loop.remove_reader)
-
-
-async def _ready(
-    sock: socket.socket,
-    watch: Callable[[socket.socket, Callable[[], None]], None],
-    forget: Callable[[socket.socket], object],
-) -> None:
-    ready = asyncio.Event()
-    watch(sock, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        forget(sock)
+            await sockets.readable(ours)

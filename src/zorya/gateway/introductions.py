@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from zorya.core import errors
-from zorya.gateway import tls
+from zorya.gateway import sockets, tls
 from zorya.gateway.authentication import Proof
 from zorya.gateway.engine_login import EngineLogin
 
@@ -87,15 +87,9 @@ async def send(client: socket.socket, data: bytes) -> None:
     if isinstance(client, tls.TlsSocket):
         await tls.send_all(client, data)
         return
-    loop = asyncio.get_running_loop()
     rest = memoryview(data)
     while rest:
         try:
             rest = rest[client.send(rest, socket.MSG_DONTWAIT) :]
         except BlockingIOError:
-            writable = asyncio.Event()
-            loop.add_writer(client, writable.set)
-            try:
-                await writable.wait()
-            finally:
-                loop.remove_writer(client)
+            await sockets.writable(client)

@@ -1,5 +1,6 @@
 """The gateway's TCP sockets: listening ones, and the options of those of clients and engines."""
 
+import asyncio
 import contextlib
 import errno
 import ipaddress
@@ -90,3 +91,25 @@ def new_engine_socket(address: Address) -> socket.socket:
     engine.settimeout(0)
     engine.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return engine
+
+
+async def readable(sock: socket.socket) -> None:
+    """Return when there is something to read, or the end. Nobody else may watch the socket meanwhile."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(sock, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(sock)
+
+
+async def writable(sock: socket.socket) -> None:
+    """Return when there is room to write, or nobody reads any more. Nobody else may watch the socket meanwhile."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_writer(sock, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_writer(sock)

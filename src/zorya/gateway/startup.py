@@ -5,7 +5,7 @@ import contextlib
 import select
 import socket
 
-from zorya.gateway import client_hello, pgwire
+from zorya.gateway import client_hello, pgwire, sockets
 
 
 async def hear(client: socket.socket, timeout_s: float) -> pgwire.Event | None:
@@ -94,7 +94,7 @@ async def _peek(client: socket.socket, seen: int, limit: int = pgwire.MAX_PACKET
     # the connection is news in any case, and so is a full buffer.
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, seen + 1)
     try:
-        await _readable(client)
+        await sockets.readable(client)
         return _look(client, limit)
     finally:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
@@ -110,13 +110,3 @@ def _has_ended(client: socket.socket) -> bool:
     poll = select.poll()
     poll.register(client, select.POLLRDHUP)
     return bool(poll.poll(0))
-
-
-async def _readable(sock: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_reader(sock, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(sock)

@@ -11,6 +11,8 @@ import ssl
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from zorya.gateway import sockets
+
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
@@ -197,7 +199,7 @@ async def accept(client: socket.socket, context: ssl.SSLContext) -> TlsSocket:
     """
     secured = TlsSocket(client, context)
     try:
-        await _until_done(secured, secured.do_handshake, _readable)
+        await _until_done(secured, secured.do_handshake, sockets.readable)
     except OSError as error:
         secured.detach()
         raise ConnectionAbortedError(f"TLS handshake failed: {_explain(error)}") from error
@@ -215,7 +217,7 @@ async def receive(sock: socket.socket, limit: int) -> bytes:
     Raises OSError for a connection that is reset, and for records that are not what the client has sent.
     """
     try:
-        return await _until_done(sock, functools.partial(sock.recv, limit), _readable)
+        return await _until_done(sock, functools.partial(sock.recv, limit), sockets.readable)
     except ssl.SSLEOFError:
         return b""
 
@@ -225,7 +227,7 @@ async def send_all(sock: socket.socket, data: bytes) -> None:
     rest = memoryview(data)
     try:
         while rest:
-            rest = rest[await _until_done(sock, functools.partial(sock.send, rest), _writable) :]
+            rest = rest[await _until_done(sock, functools.partial(sock.send, rest), sockets.writable) :]
     except BaseException:
         if isinstance(sock, TlsSocket):
             sock.give_up_sending()
@@ -242,7 +244,7 @@ async def close_notify(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):  # TimeoutError is one
         if isinstance(sock, TlsSocket):
             async with asyncio.timeout(CLOSE_NOTIFY_TIMEOUT_S):
-                await _until_done(sock, sock.close_notify, _writable)
+                await _until_done(sock, sock.close_notify, sockets.writable)
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)
 
@@ -256,30 +258,10 @@ async def _until_done(sock: socket.socket, attempt: Callable[[], _T], until_read
         except BlockingIOError:
             wait = until_ready
         except ssl.SSLWantReadError:
-            wait = _readable
+            wait = sockets.readable
         except ssl.SSLWantWriteError:
-            wait = _writable
+            wait = sockets.writable
         await wait(sock)
-
-
-async def _readable(sock: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_reader(sock, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(sock)
-
-
-async def _writable(sock: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_writer(sock, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_writer(sock)
 
 
 def _explain(error: OSError) -> str:
