@@ -27,7 +27,7 @@ _log = logging.get("zorya.control")
 
 _T = TypeVar("_T")
 
-FORMAT = 3
+FORMAT = 4
 """Rises when the file's form changes. A file of a higher format is left alone, one of a lower is brought up to it."""
 
 _UPGRADES = {
@@ -37,6 +37,8 @@ _UPGRADES = {
     2: "UPDATE clusters SET record = json_set(record, '$.next_password', null, '$.access', json_object("
     "'allow', json_array('0.0.0.0/0', '::/0'), 'require_tls', json('false'), 'wake_on', 'authenticated',"
     " 'max_clients', null));",
+    # Clusters may be provisioned; none was.
+    3: "UPDATE clusters SET record = json_set(record, '$.fixed_capacity', null);",
 }
 """For each earlier format, what makes it the next."""
 

@@ -21,6 +21,10 @@ class EventKind(Enum):
     PAUSE_CANCELED = _Kind(146, "notification", "The pause was canceled.")
     RESUMING = _Kind(147, "notification", "The cluster is being resumed.")
     RESUMED = _Kind(148, "notification", "The cluster is resumed.")
+    SCALING = _Kind(141, "scaling", "The cluster is being scaled.")
+    SCALED = _Kind(142, "scaling", "The cluster has scaled.")
+    SCALE_FAILED = _Kind(143, "failure", "The cluster failed to scale.")
+    SCALED_UNEVENLY = _Kind(149, "scaling", "The cluster has scaled, but scaling wasn't seamless.")
     CREATE_FAILED = _Kind(1001, "failure", "The cluster could not be created; nothing of it was kept.")
     RESUME_FAILED = _Kind(1002, "failure", "The cluster could not be resumed.")
     ENGINE_LOST = _Kind(1003, "failure", "The engine ended without being asked to.")
@@ -33,6 +37,9 @@ class EventKind(Enum):
     PASSWORD_CHANGED = _Kind(16, "configuration change", "The cluster has a new password.")
     MODIFIED = _Kind(1010, "configuration change", "The cluster was modified.")
     LOGINS_FAILED = _Kind(1011, "security", "Many logins fail.")
+    NODE_FULL = _Kind(1012, "failure", "The cluster wants more capacity than is left on this host.")
+    NODE_HAS_ROOM = _Kind(1013, "notification", "The cluster has the capacity that it wants again.")
+    OUT_OF_MEMORY = _Kind(1014, "failure", "The kernel ended a process of the engine for want of memory.")
 
     @property
     def id(self) -> str:
@@ -41,9 +48,9 @@ class EventKind(Enum):
 
     @property
     def category(self) -> str:
-        """One of creation, deletion, configuration change, notification, security, failure, sleep.
+        """One of creation, deletion, configuration change, notification, security, failure, scaling, sleep.
 
-        Those of sleep come by the thousand.
+        Those of scaling and sleep come by the thousand.
         """
         return self.value.category
 

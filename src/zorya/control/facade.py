@@ -1,9 +1,11 @@
 """What the API may ask of control. `fleet.Fleet` is the implementation."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Protocol
 
-from zorya.control.view import ClusterView, CreateRequest, Credentials, EventView, ModifyRequest
+from zorya.control.view import ClusterView, CreateRequest, Credentials, EventView, ModifyRequest, NodeView
+from zorya.metering.report import Period, UsageReport
 
 
 class Clusters(Protocol):
@@ -39,6 +41,22 @@ class Clusters(Protocol):
 
         Raises InvalidInput, DiskFull, HomeUnusable. After any of these nothing is changed.
         """
+
+    async def set_capacity(self, name: str, capacity: float) -> ClusterView:
+        """Give a running cluster this capacity now; after the setting capacity_hold_s the load decides again.
+
+        That of a provisioned cluster becomes its fixed one, whether it runs or not. Raises InvalidInput for what is no
+        capacity or not within its bounds, NotReady when a serverless cluster is stopped, LimitFailed.
+        """
+
+    async def usage(self, name: str | None, *, since: datetime, until: datetime, by: Period) -> UsageReport:
+        """Answer what clusters have used, with what it costs; None is every cluster, deleted ones among them.
+
+        Raises ClusterNotFound when there is and was none of this name.
+        """
+
+    def node(self) -> NodeView:
+        """Answer what this host has for clusters."""
 
     async def change_password(self, name: str) -> Credentials:
         """Have the cluster's user log in with a new password from now on; sessions stay. Answers it.

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from zorya.core.capacity import Bounds
 from zorya.core.model import Access, Compute, EngineKind, Mode, ProcessIdentity, Secret, Status, WakeOn
 
 
@@ -25,6 +26,8 @@ class ClusterRecord:
     """Why it is in this state, as a sentence."""
     min_capacity: float
     max_capacity: float
+    fixed_capacity: float | None
+    """That of a provisioned cluster; what it had last where it is serverless, None where it never was provisioned."""
     pause_after_s: int | None
     freeze_after_s: float | None
     username: str
@@ -36,6 +39,18 @@ class ClusterRecord:
     created_at: datetime
     process: ProcessIdentity | None
     """The engine's process, as far as it is known; what the host shows wins."""
+
+    @property
+    def is_provisioned(self) -> bool:
+        """Whether it always runs, with one capacity."""
+        return self.mode is Mode.PROVISIONED
+
+    @property
+    def bounds(self) -> Bounds:
+        """Between which capacities it is kept while it runs."""
+        if self.is_provisioned and self.fixed_capacity is not None:
+            return Bounds(least=self.fixed_capacity, most=self.fixed_capacity)
+        return Bounds(least=self.min_capacity, most=self.max_capacity)
 
 
 def to_json(record: ClusterRecord) -> str:

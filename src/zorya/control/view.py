@@ -20,6 +20,46 @@ class OperationView:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ScalingView:
+    """One change of a cluster's capacity."""
+
+    at: datetime
+    from_acu: float
+    to_acu: float
+    part: str
+    """What asked for it: cpu, memory, sessions, bounds, hand or node."""
+    reason: str
+    """Why, as a sentence."""
+    took_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadView:
+    """What a running cluster did in the last second or so."""
+
+    cores: float
+    """Used."""
+    cores_wanted: float
+    """Used, and what was ready to run and did not."""
+    memory_bytes: int
+    """All that is charged to it, page cache included."""
+    in_use_bytes: int
+    """Of that, what it cannot do without."""
+    at_work: int
+    """Sessions that do something or wait within a transaction."""
+    waiting: int
+    """Sessions that wait for a lock."""
+    hit_ratio: float | None
+    """Of the blocks that it needed, the part that the engine's own cache had, 0 to 1."""
+    cpu_s: float
+    """Processor time since its engine started. Only rises."""
+    throttled_s: float | None
+    """Of the time since then, that in which the cap on cores kept something from running; None where unknown."""
+    oom_kills: int | None
+    """Processes that the kernel ended for want of memory since then; None where unknown."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ClusterView:
     """One cluster at one moment. Everything but the password."""
 
@@ -36,6 +76,16 @@ class ClusterView:
     """ACUs in use now; 0 while stopped or frozen."""
     min_capacity: float
     max_capacity: float
+    fixed_capacity: float | None
+    """ACUs that a provisioned cluster has while it runs; None for a serverless one."""
+    last_scaling: ScalingView | None
+    """The last change of capacity since the engine started, or was found; None where there was none."""
+    load: LoadView | None
+    """What it used last; None while it does not run."""
+    acu_s: float
+    """Capacity over all the time since its creation, in ACU-seconds. Only rises."""
+    storage_bytes: int | None
+    """The size of its files; None until they were looked at."""
     pause_after_s: int | None
     """None is never."""
     freeze_after_s: float | None
@@ -70,6 +120,18 @@ class ClusterView:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class NodeView:
+    """What this host has for all clusters together."""
+
+    capacity: float
+    """ACUs."""
+    allotted: float
+    """ACUs that clusters have now."""
+    cores: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EventView:
     """Something that happened to a cluster."""
 
@@ -93,6 +155,9 @@ class CreateRequest:
     """Major version such as "16"; None is the newest found."""
     min_capacity: float
     max_capacity: float
+    mode: Mode
+    fixed_capacity: float | None
+    """Of a provisioned cluster; None is its max_capacity."""
     pause_after_s: int | None
     freeze_after_s: float | None
     allow: tuple[str, ...] | None
@@ -117,6 +182,11 @@ UNCHANGED: Final = Unchanged.UNCHANGED
 class ModifyRequest:
     """What a user wants to be otherwise. Not validated yet, but for its types."""
 
+    min_capacity: float | Unchanged
+    max_capacity: float | Unchanged
+    mode: Mode | Unchanged
+    fixed_capacity: float | Unchanged
+    """Of a provisioned cluster."""
     allow: tuple[str, ...] | Unchanged
     require_tls: bool | Unchanged
     wake_on: WakeOn | Unchanged

@@ -17,6 +17,7 @@
     │   ├── HomeTooNew
     │   ├── AlreadyRunning
     │   ├── EngineMissing
+    │   ├── LimitFailed
     │   └── StorageProblem
     │       ├── DiskFull
     │       └── DataDamaged
@@ -163,6 +164,13 @@ class EngineMissing(HostProblem):
     """No installation of the engine fits the request."""
 
     code = "engine_missing"
+
+
+class LimitFailed(HostProblem):
+    """The kernel did not take what a cluster may use; it keeps what it had."""
+
+    code = "limit_failed"
+    retry_can_help = True
 
 
 class StorageProblem(HostProblem):

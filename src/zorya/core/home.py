@@ -46,6 +46,11 @@ class Home:
         return self.root / "catalog.db"
 
     @property
+    def usage(self) -> Path:
+        """The SQLite file with what clusters have used."""
+        return self.root / "usage.db"
+
+    @property
     def token(self) -> Path:
         """The REST API's bearer token."""
         return self.root / "api-token"

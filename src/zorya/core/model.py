@@ -15,6 +15,8 @@ class Mode(StrEnum):
     """Whether a cluster pauses and scales by itself."""
 
     SERVERLESS = "serverless"
+    PROVISIONED = "provisioned"
+    """It always runs, with one capacity."""
 
 
 class Status(StrEnum):

@@ -18,6 +18,7 @@ from pydantic_settings import (
 )
 
 from zorya.core import errors
+from zorya.core.capacity import Acu
 
 ENV_PREFIX = "ZORYA_"
 FILE_NAME = "zorya.toml"
@@ -107,6 +108,29 @@ class Settings(BaseSettings):
         description="How long a cluster is frozen before its page cache and idle memory are given back to the host, "
         "where the host can do that.",
     )
+    acu_memory_mib: int = Field(default=2048, ge=64, description="Memory of one ACU, the unit of capacity, in MiB.")
+    acu_cores: float = Field(default=0.25, gt=0, le=64, description="Cores of one ACU.")
+    node_capacity: float | None = Field(
+        default=None,
+        ge=0.5,
+        description="ACUs that all clusters together may have. By default what this host's memory and cores come to, "
+        "or what its control groups leave of them.",
+    )
+    burst: bool = Field(
+        default=True,
+        description="Whether a cluster may use cores beyond its present capacity, up to its highest, while nobody else "
+        "needs them.",
+    )
+    capacity_hold_s: float = Field(
+        default=300,
+        ge=0,
+        description="How long a capacity that was set by hand stays before the load decides again.",
+    )
+    price_acu_hour: float = Field(default=0.12, ge=0, description="What an ACU costs an hour, for `zorya usage`.")
+    price_gib_month: float = Field(
+        default=0.10, ge=0, description="What a GiB of storage costs a month of 730 hours, for `zorya usage`."
+    )
+    currency: str = Field(default="USD", pattern=r"^[A-Z]{3}$", description="The currency of the prices.")
     attach: Literal["handoff", "relay"] = Field(
         default="handoff",
         description="How clients reach their engine: `handoff` gives it the connection itself and relays only where "
@@ -201,6 +225,11 @@ class Settings(BaseSettings):
         description="What the server logs to standard error: debug, info, warning or error. "
         "By default info, or warning when that is a terminal, where `up` shows events anyway.",
     )
+
+    @property
+    def acu(self) -> Acu:
+        """What one ACU is."""
+        return Acu(memory_bytes=self.acu_memory_mib * 1024**2, cores=self.acu_cores)
 
     @property
     def ports(self) -> range:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from zorya.core import errors
 from zorya.core.account import Account
+from zorya.core.capacity import Acu, Bounds
 from zorya.core.home import ClusterFolders
 from zorya.core.identity import FailedLogin, Identities
 from zorya.core.model import Address, EngineKind, Secret
@@ -62,7 +63,11 @@ class Instance:
     account: Account
     username: str
     database: str
-    max_capacity: float
+    bounds: Bounds
+    """Between which capacities it will be while it runs."""
+    capacity: float
+    """What it has now, or starts with, in ACUs."""
+    acu: Acu
     library: Path | None
     """native/handoff.c, to be preloaded; None where clients are relayed."""
     tls: TlsFiles | None
@@ -104,6 +109,14 @@ class Activity:
     """A text that changes when a session begins, ends or does something."""
     idle_s: float | None
     """How long ago, by the host's wall clock, a session last did something; None without sessions."""
+    at_work: int
+    """Sessions that do something, or wait within a transaction."""
+    waiting: int
+    """Sessions that wait for a lock."""
+    blocks_hit: int
+    """Blocks that were found in the engine's own cache, for the databases that have sessions now."""
+    blocks_read: int
+    """Blocks that it asked the kernel for, for the same databases."""
     log_position: int
     """How much log has been written, in bytes."""
     log_flushed: bool
@@ -173,6 +186,13 @@ class Engine(Protocol):
 
     async def write_configuration(self, instance: Instance) -> None:
         """Write everything that the engine reads at its start. Idempotent."""
+
+    async def write_capacity(self, instance: Instance) -> bool:
+        """Write what follows the capacity, for a running engine to read at the next `reload_signal`.
+
+        Answers whether anything is otherwise than before. What cannot change while it runs is chosen by
+        `write_configuration` at each start. Raises DiskFull, StorageProblem; then the engine keeps what it had.
+        """
 
     async def write_tls(self, instance: Instance) -> None:
         """Write the certificate and its key anew, for a running engine to read at the next `reload_signal`.

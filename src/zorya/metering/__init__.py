@@ -1,0 +1,1 @@
+"""Capacity and storage over time, to the second."""

@@ -1,0 +1,68 @@
+"""What a cluster wants, out of two readings of its counters. Pure."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """One cluster's counters at one moment, the kernel's and the engine's. None where nobody counts it."""
+
+    at_s: float
+    """By the monotonic clock."""
+    cpu_s: float
+    """Processor time, all cores together. Only rises."""
+    throttled_s: float | None
+    """Time in which the cap on cores kept something from running. Only rises."""
+    waited_s: float | None
+    """Time in which something was ready to run and did not. Mostly rises."""
+    memory_bytes: int
+    """All memory that is charged to it, page cache included."""
+    unreclaimable_bytes: int
+    """Of that, what it cannot do without."""
+    warm_bytes: int
+    """Of that, page cache that was used more than once."""
+    refaults: int | None
+    """Pages that had been taken away and were needed again. Only rises."""
+    oom_kills: int | None
+    """Processes that the kernel has ended for want of memory. Only rises."""
+    sessions: int
+    """Clients' sessions, idle ones among them."""
+    at_work: int
+    """Of those, that do something or wait within a transaction, as far as is known."""
+    waiting: int
+    """Of those, that wait for a lock."""
+    blocks_hit: int | None
+    """Blocks that were found in the engine's own cache. Only rises, until the engine's statistics are reset."""
+    blocks_read: int | None
+    """Blocks that it asked the kernel for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Demand:
+    """What a cluster did and wanted in one stretch of time."""
+
+    cores: float
+    """Used, on average."""
+    throttled: float
+    """The part of the time, 0 to 1, in which the cap on cores kept something from running; 0 where unknown."""
+    waiting_cores: float
+    """Cores more that it would have used: what was ready to run and did not; 0 where unknown."""
+    memory_bytes: int
+    unreclaimable_bytes: int
+    warm_bytes: int
+    read_bytes_s: float
+    """What it asked the kernel to read, in bytes a second, from page cache or disk; 0 where unknown."""
+    refault_bytes_s: float
+    """Of that, what had been in memory and was taken away; 0 where unknown."""
+    hit_ratio: float | None
+    """Of the blocks that it needed, the part that its own cache had, 0 to 1; None where it needed none."""
+    sessions: int
+    at_work: int
+    waiting: int
+    oom_kills: int
+    """Processes that the kernel has ended for want of memory."""
+
+
+def between(before: Reading, after: Reading) -> Demand:
+    """Answer what was wanted from `before` to `after`, which is later. A counter that fell has begun anew."""
+    raise NotImplementedError
