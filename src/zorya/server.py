@@ -35,7 +35,7 @@ from zorya.core import settings as settings_module
 from zorya.core.clock import Clock, SystemClock
 from zorya.core.findings import Finding
 from zorya.core.home import Home
-from zorya.core.model import LOOPBACK, Compute, EngineKind, Handoff, Secret, WakeOn
+from zorya.core.model import LOOPBACK, Compute, EngineKind, Handoff, Mode, Secret, WakeOn
 from zorya.core.settings import Settings
 from zorya.engines import handoff
 from zorya.engines.base import TlsFiles
@@ -43,6 +43,7 @@ from zorya.engines.postgres.engine import Postgres
 from zorya.gateway import attach
 from zorya.gateway.listeners import Gateway
 from zorya.keeper.client import Keeper
+from zorya.metering.meters import Meters
 from zorya.trust.certificates import Certificates, CertificateView
 from zorya.trust.identity import ServerIdentity
 
@@ -72,11 +73,15 @@ def run(
         stack.enter_context(_lock(place))
         catalog = Catalog.open(place.catalog)
         stack.callback(catalog.close)
+        clock = SystemClock()
+        meters = Meters.open(place.usage, clock)
+        stack.callback(meters.close)
         server = Server(
             settings=settings,
             home=place,
             catalog=catalog,
-            clock=SystemClock(),
+            meters=meters,
+            clock=clock,
             engine_account=engine_account,
             on_ready=on_ready,
             on_stopping=on_stopping,
@@ -102,6 +107,7 @@ class Server:
         settings: Settings,
         home: Home,
         catalog: Catalog,
+        meters: Meters,
         clock: Clock,
         engine_account: account.Account,
         on_ready: Callable[[], None],
@@ -111,6 +117,7 @@ class Server:
         self._settings = settings
         self._home = home
         self._clock = clock
+        self._meters = meters
         self._on_ready = on_ready
         self._on_stopping = on_stopping
         self._stop_asked = asyncio.Event()
@@ -152,8 +159,10 @@ class Server:
                 library=handoff.place(home, engine_account),
                 grouping=group.examine(None if settings.freezer == "auto" else Way(settings.freezer)),
                 log_max_bytes=settings.engine_log_max_bytes,
+                acu=settings.acu,
                 tls=self._tls_files,
             ),
+            meters=meters,
             doors=self._gateway,
             guard=self._keeper,
             attach=self._show_attach,
@@ -213,6 +222,7 @@ class Server:
                 rooms.create_task(self._gateway.run(), name="gateway"),
                 rooms.create_task(self._fleet.run(), name="fleet"),
                 rooms.create_task(self._keeper.run(), name="keeper"),
+                rooms.create_task(self._meters.run(), name="meters"),
                 rooms.create_task(
                     self._certificates.run(self._spread_certificate, self._clock), name="server certificate"
                 ),
@@ -242,6 +252,8 @@ class Server:
                 version=None,
                 min_capacity=0.5,
                 max_capacity=4,
+                mode=Mode.SERVERLESS,
+                fixed_capacity=None,
                 pause_after_s=self._settings.pause_after,
                 freeze_after_s=self._settings.freeze_after,
                 # Nobody was asked who else may come.
@@ -294,6 +306,8 @@ class Server:
             bind=self._settings.bind,
             clusters=counts,
             sessions=sum(cluster.sessions for cluster in clusters),
+            node=self._fleet.node(),
+            acu=self._settings.acu,
         )
 
     async def doctor(self) -> Sequence[Finding]:

@@ -28,6 +28,7 @@ RECORD = ClusterRecord(
     reason="It is being created.",
     min_capacity=0.5,
     max_capacity=4,
+    fixed_capacity=2,
     pause_after_s=None,
     freeze_after_s=0.5,
     username="zorya",
@@ -158,10 +159,11 @@ async def test_file_of_the_first_format_is_brought_up_to_date(path: Path) -> Non
         await opened.insert(RECORD)
         await opened.add_event(event(EventKind.CREATED))
     with closing(sqlite3.connect(path)) as connection, connection:
-        removed = "'$.freeze_after_s', '$.next_password', '$.access'"
+        removed = "'$.freeze_after_s', '$.next_password', '$.access', '$.fixed_capacity'"
         connection.execute(f"UPDATE clusters SET record = json_remove(record, {removed})")
         connection.execute("PRAGMA user_version = 1")
-    upgraded = replace(RECORD, freeze_after_s=10.0, next_password=None, access=Access(allow=("0.0.0.0/0", "::/0")))
+    rules = Access(allow=("0.0.0.0/0", "::/0"))
+    upgraded = replace(RECORD, freeze_after_s=10.0, next_password=None, access=rules, fixed_capacity=None)
     with closing(Catalog.open(path)) as opened:
         assert await opened.load() == [(upgraded, 1)]
         assert len(await opened.events(None, after=0, limit=10, sleep=True)) == 1
@@ -169,17 +171,20 @@ async def test_file_of_the_first_format_is_brought_up_to_date(path: Path) -> Non
         assert connection.execute("PRAGMA user_version").fetchone() == (catalogs.FORMAT,)
 
 
-async def test_only_the_newest_freezes_and_thaws_are_kept(catalog: Catalog) -> None:
+async def test_only_the_newest_freezes_thaws_and_changes_of_capacity_are_kept(catalog: Catalog) -> None:
     await catalog.add_event(event(EventKind.RESUMED))
     for _ in range(5):
         await catalog.add_event(event(EventKind.FROZEN))
         await catalog.add_event(event(EventKind.THAWED))
+        await catalog.add_event(event(EventKind.SCALED))
     await catalog.add_event(replace(event(EventKind.FROZEN), cluster="other"))
-    await catalog.thin_out_sleep(keep=20)
-    assert len(await catalog.events("main", after=0, limit=100, sleep=True)) == 11
-    await catalog.thin_out_sleep(keep=3)
+    await catalog.thin_out(keep=20)
+    assert len(await catalog.events("main", after=0, limit=100, sleep=True)) == 16
+    await catalog.thin_out(keep=3)
     kept = [one.kind for one in await catalog.events("main", after=0, limit=100, sleep=True)]
-    assert kept == ["ZORYA-EVENT-0148", "ZORYA-EVENT-1009", "ZORYA-EVENT-1008", "ZORYA-EVENT-1009"]
+    assert kept.count("ZORYA-EVENT-0142") == 3
+    of_sleep = [one for one in kept if one != "ZORYA-EVENT-0142"]
+    assert of_sleep == ["ZORYA-EVENT-0148", "ZORYA-EVENT-1009", "ZORYA-EVENT-1008", "ZORYA-EVENT-1009"]
     assert len(await catalog.events("other", after=0, limit=100, sleep=True)) == 1
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from zorya.control import modify
 from zorya.control.record import ClusterRecord
-from zorya.control.view import UNCHANGED, ModifyRequest
+from zorya.control.view import ModifyRequest
 from zorya.core import errors
 from zorya.core.model import Access, Compute, EngineKind, Mode, Secret, Status, WakeOn
 
@@ -23,6 +23,7 @@ RECORD = ClusterRecord(
     reason="",
     min_capacity=0.5,
     max_capacity=4,
+    fixed_capacity=None,
     pause_after_s=300,
     freeze_after_s=0.5,
     username="zorya",
@@ -33,14 +34,8 @@ RECORD = ClusterRecord(
     created_at=datetime(2026, 3, 1, 12, tzinfo=UTC),
     process=None,
 )
-NOTHING = ModifyRequest(
-    allow=UNCHANGED,
-    require_tls=UNCHANGED,
-    wake_on=UNCHANGED,
-    max_clients=UNCHANGED,
-    pause_after_s=UNCHANGED,
-    freeze_after_s=UNCHANGED,
-)
+NOTHING = modify.NOTHING
+PROVISIONED = replace(RECORD, mode=Mode.PROVISIONED, fixed_capacity=2)
 
 
 def test_nothing_is_changed_and_told_when_nothing_was_asked_for() -> None:
@@ -76,6 +71,16 @@ def test_nothing_is_changed_and_told_when_nothing_was_asked_for() -> None:
             replace(RECORD, access=replace(RECORD.access, max_clients=9)),
             "It serves at most 9 clients at once.",
         ),
+        (
+            replace(NOTHING, min_capacity=1, max_capacity=8),
+            replace(RECORD, min_capacity=1, max_capacity=8),
+            "It has between 1 and 8 ACUs.",
+        ),
+        (
+            replace(NOTHING, mode=Mode.PROVISIONED),
+            replace(RECORD, mode=Mode.PROVISIONED, fixed_capacity=4),
+            "It is provisioned with 4 ACUs, and always runs.",
+        ),
         (replace(NOTHING, pause_after_s=None), replace(RECORD, pause_after_s=None), "It pauses never."),
         (replace(NOTHING, pause_after_s=60), replace(RECORD, pause_after_s=60), "It pauses after 60 s."),
         (replace(NOTHING, freeze_after_s=0.05), replace(RECORD, freeze_after_s=0.05), "It freezes after 0.05 s."),
@@ -93,9 +98,41 @@ def test_only_what_was_asked_for_is_changed_and_told(
     assert modify.describe(RECORD, changed) == told
 
 
+def test_conversion_there_and_back_loses_nothing() -> None:
+    there = modify.apply(RECORD, replace(NOTHING, mode=Mode.PROVISIONED, fixed_capacity=2))
+    assert there == PROVISIONED
+    assert modify.apply(there, modify.only(fixed_capacity=3)).fixed_capacity == 3
+    assert modify.describe(there, modify.apply(there, modify.only(fixed_capacity=3))) == "It has 3 ACUs."
+    wider = modify.apply(there, replace(NOTHING, max_capacity=16))
+    assert modify.describe(there, wider) == "It has between 0.5 and 16 ACUs once it is serverless again."
+    back = modify.apply(there, replace(NOTHING, mode=Mode.SERVERLESS))
+    assert back == replace(RECORD, fixed_capacity=2)
+    assert modify.describe(there, back) == "It is serverless: its capacity follows the load."
+    assert modify.apply(back, replace(NOTHING, mode=Mode.PROVISIONED)) == there
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        replace(NOTHING, min_capacity=8),
+        replace(NOTHING, max_capacity=0.5, min_capacity=1),
+        replace(NOTHING, fixed_capacity=2),
+    ],
+)
+def test_capacities_that_do_not_fit_together_are_refused(wrong: ModifyRequest) -> None:
+    with pytest.raises(errors.InvalidInput):
+        modify.apply(RECORD, wrong)
+
+
 def test_a_request_is_checked_before_it_is_carried_out() -> None:
     assert modify.checked(replace(NOTHING, allow=("192.168.1.7",))).allow == ("192.168.1.7/32",)
     assert modify.checked(NOTHING) == NOTHING
-    for wrong in (replace(NOTHING, allow=("10.1.2.3/8",)), replace(NOTHING, max_clients=0)):
+    for wrong in (
+        replace(NOTHING, allow=("10.1.2.3/8",)),
+        replace(NOTHING, max_clients=0),
+        replace(NOTHING, min_capacity=0.7),
+        replace(NOTHING, fixed_capacity=0),
+        replace(NOTHING, max_capacity=512),
+    ):
         with pytest.raises(errors.InvalidInput):
             modify.checked(wrong)

@@ -64,6 +64,8 @@ CREATE INDEX events_of_cluster ON events (cluster, seq);
 _SLEEP_KINDS = json.dumps([kind.id for kind in EventKind if kind.category == "sleep"])
 """They are told by their kind, since those that were written before there was this category have another."""
 
+_SCALING_KINDS = json.dumps([kind.id for kind in EventKind if kind.category == "scaling"])
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewEvent:
@@ -205,17 +207,18 @@ class Catalog:
 
         await self._run(write)
 
-    async def thin_out_sleep(self, *, keep: int) -> None:
-        """Remove each cluster's events of the category sleep but for the newest `keep`."""
+    async def thin_out(self, *, keep: int) -> None:
+        """Remove each cluster's events of the category sleep, and of scaling, but for the newest `keep` of each."""
 
         def write() -> None:
             with self._connection:
-                self._connection.execute(
-                    "DELETE FROM events WHERE seq IN (SELECT seq FROM ("
-                    " SELECT seq, row_number() OVER (PARTITION BY cluster ORDER BY seq DESC) AS age FROM events"
-                    " WHERE kind IN (SELECT value FROM json_each(?))) WHERE age > ?)",
-                    (_SLEEP_KINDS, keep),
-                )
+                for kinds in (_SLEEP_KINDS, _SCALING_KINDS):
+                    self._connection.execute(
+                        "DELETE FROM events WHERE seq IN (SELECT seq FROM ("
+                        " SELECT seq, row_number() OVER (PARTITION BY cluster ORDER BY seq DESC) AS age FROM events"
+                        " WHERE kind IN (SELECT value FROM json_each(?))) WHERE age > ?)",
+                        (kinds, keep),
+                    )
 
         await self._run(write)
 

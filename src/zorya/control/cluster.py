@@ -14,6 +14,7 @@ from contextlib import suppress
 from math import inf
 
 from zorya.control import lifecycle, modify, passwords
+from zorya.control.autoscaler import Autoscaler
 from zorya.control.edits import Edits
 from zorya.control.endpoint import ClusterEndpoint
 from zorya.control.events import EventKind
@@ -22,10 +23,11 @@ from zorya.control.live import LiveEngine
 from zorya.control.passwords import PasswordChange
 from zorya.control.record import ClusterRecord
 from zorya.control.resume import Resume
+from zorya.control.sizing import Sizing
 from zorya.control.sleep import Sleep
 from zorya.control.states import Cause
 from zorya.control.surroundings import Surroundings
-from zorya.control.view import ModifyRequest, OperationView
+from zorya.control.view import LoadView, ModifyRequest, OperationView, ScalingView
 from zorya.core import errors, failpoints, logging
 from zorya.core.model import Compute, Handoff, Status
 
@@ -52,10 +54,14 @@ _INTERRUPTIBLE = frozenset({Action.AWAIT_READY, Action.CHECKPOINT, Action.RECLAI
 class ClusterOwner(ClusterEndpoint):
     """One cluster. The gateway knows it as an endpoint, `fleet.Fleet` as the cluster itself."""
 
-    def __init__(self, record: ClusterRecord, *, revision: int, surroundings: Surroundings) -> None:
+    def __init__(
+        self, record: ClusterRecord, *, revision: int, surroundings: Surroundings, autoscaler: Autoscaler
+    ) -> None:
         """Own the cluster of this record; `run` does the work."""
         super().__init__(record, revision=revision, surroundings=surroundings)
         self.endpoint_problem = ""
+        self._autoscaler = autoscaler
+        self._sizing = Sizing(surroundings, standing=self._standing, seat=self._seat)
         self._resume = Resume(
             surroundings,
             standing=self._standing,
@@ -63,6 +69,7 @@ class ClusterOwner(ClusterEndpoint):
             attendance=self._attendance,
             waiting=self._waiting,
             saved=self._saved,
+            sizing=self._sizing,
         )
         self._sleep = Sleep(
             surroundings,
@@ -100,9 +107,24 @@ class ClusterOwner(ClusterEndpoint):
         return self._seat.live.group.resident_bytes() if self._seat.live is not None else None
 
     @property
+    def capacity(self) -> float:
+        """What it has now, in ACUs; 0 while it does not run or is frozen."""
+        return self._standing.capacity_now
+
+    @property
+    def load(self) -> LoadView | None:
+        """What it used last; None while it does not run."""
+        return self._sizing.load
+
+    @property
+    def last_scaling(self) -> ScalingView | None:
+        """The last change of its capacity since the engine started, or was found."""
+        return self._sizing.last
+
+    @property
     def awake_reason(self) -> str:
         """What keeps a running cluster from freezing, as a sentence; empty when nothing does, or it does not run."""
-        if self.record.compute is not Compute.RUNNING or self.record.freeze_after_s is None or self._seat.live is None:
+        if self.record.compute is not Compute.RUNNING or self._freeze_after_s is None or self._seat.live is None:
             return ""
         busy = self._seat.live.quiet.busy if self._seat.live.quiet is not None else ""
         return busy or self._seat.live.freeze_problem
@@ -115,7 +137,7 @@ class ClusterOwner(ClusterEndpoint):
     @property
     def pauses_in_s(self) -> float | None:
         """Seconds until the pause begins if nobody connects."""
-        after = self.record.pause_after_s
+        after = self._pause_after_s
         if self.record.compute not in {Compute.RUNNING, Compute.FROZEN} or self.sessions or after is None:
             return None
         return max(0.0, after - self._attendance.idle_s(self._clock.monotonic_s()))
@@ -135,6 +157,11 @@ class ClusterOwner(ClusterEndpoint):
 
     async def pause(self, *, force: bool) -> None:
         """Stop the engine and wait until it has stopped; see facade.Clusters.pause."""
+        if self.record.is_provisioned:
+            raise errors.Conflict(
+                f"Cluster {self.name} is provisioned: it always runs.",
+                hint=f"`zorya modify {self.name} --serverless` makes one of it that pauses.",
+            )
         if not force and not await self._becomes_unused():
             raise self._busy()
         if self._is_down():
@@ -170,6 +197,43 @@ class ClusterOwner(ClusterEndpoint):
     async def modify(self, request: ModifyRequest) -> None:
         """Change what a user may choose; see facade.Clusters.modify. The request must be a checked one."""
         await self._edit(lambda record: modify.apply(record, request), EventKind.MODIFIED, modify.describe)
+        self._changed.set()
+        await self._autoscaler.settle()
+
+    async def set_capacity(self, capacity: float) -> None:
+        """Give it this capacity now; see facade.Clusters.set_capacity."""
+        if self.record.is_provisioned:
+            await self.modify(modify.only(fixed_capacity=capacity))
+            return
+        bounds = self.record.bounds
+        if not bounds.least <= capacity <= bounds.most:
+            raise errors.InvalidInput(
+                f"Cluster {self.name} has between {bounds.least:g} and {bounds.most:g} ACUs.",
+                hint=f"`zorya scale {self.name}` changes that.",
+            )
+        if self.record.compute not in {Compute.RUNNING, Compute.FROZEN}:
+            raise errors.NotReady(
+                f"Cluster {self.name} does not run, so it has no capacity.",
+                hint=f"`zorya resume {self.name}` starts it.",
+            )
+        # A visitor: so it does not freeze before it has it.
+        self.enter()
+        try:
+            await self.wake()
+            self._autoscaler.add(self.record.id, self._sizing)
+            self._sizing.choose_by_hand(capacity)
+            await self._autoscaler.settle()
+        finally:
+            self.leave()
+
+    async def measure(self) -> None:
+        """Have the meter know how large the cluster's files are. What cannot be looked at is left as it was."""
+        try:
+            size = await self._runner.storage_bytes(self.record)
+        except OSError as error:
+            _log.warning("the size of the files is not known", cluster=self.name, error=str(error))
+            return
+        self._around.meters.set_storage(self.record.id, self.name, size)
 
     async def change_password(self) -> None:
         """Have the engine take a new password, and wait until it has; see facade.Clusters.change_password."""
@@ -263,6 +327,7 @@ class ClusterOwner(ClusterEndpoint):
                 self._settled.notify_all()
             # From here to the step itself nothing is awaited, so that the decision still holds when it is acted on.
             self._changed.clear()
+            self._be_scaled()
             if self._ends:
                 self._edits.refuse(self._refusal())
             if self._edits.is_due:
@@ -277,6 +342,21 @@ class ClusterOwner(ClusterEndpoint):
             else:
                 await self._attempt(decision)
 
+    def _be_scaled(self) -> None:
+        """Have the autoscaler look after the cluster while its engine works."""
+        if self.record.compute is Compute.RUNNING:
+            self._autoscaler.add(self.record.id, self._sizing)
+        else:
+            self._autoscaler.remove(self.record.id)
+
+    @property
+    def _pause_after_s(self) -> int | None:
+        return None if self.record.is_provisioned else self.record.pause_after_s
+
+    @property
+    def _freeze_after_s(self) -> float | None:
+        return None if self.record.is_provisioned else self.record.freeze_after_s
+
     def _situation(self) -> Situation:
         now_s = self._clock.monotonic_s()
         live = self._seat.live
@@ -288,10 +368,11 @@ class ClusterOwner(ClusterEndpoint):
             visitors=self._attendance.visitors,
             sessions=self._attendance.total,
             idle_s=self._attendance.idle_s(now_s),
-            pause_after_s=self.record.pause_after_s,
+            always_runs=self.record.is_provisioned,
+            pause_after_s=self._pause_after_s,
             look_in_s=live.look_at_s - now_s if live is not None else inf,
             quiet_s=now_s - live.quiet.since_s if live and live.quiet and live.quiet.since_s is not None else 0.0,
-            freeze_after_s=self.record.freeze_after_s,
+            freeze_after_s=self._freeze_after_s,
             freeze_blocked_s=max(0.0, live.freeze_blocked_until_s - now_s) if live is not None else 0.0,
             stirred=live.stirred if live is not None else "",
             frozen_s=now_s - live.frozen_at_s if live is not None else 0.0,
@@ -414,6 +495,7 @@ class ClusterOwner(ClusterEndpoint):
         if self.record.status is Status.CREATING:
             return
         found = self._runner.find_running(self.record)
+        self._resume_metering(found[0] if found is not None else None)
         if found is None:
             self._runner.remove_group(self.record)
             self._standing.note_process(None)
@@ -425,6 +507,7 @@ class ClusterOwner(ClusterEndpoint):
         self._seat.log_mark = self._runner.log_mark(self.record)
         self._seat.take(live, Process.READY if entrance else Process.STARTING)
         self._standing.note_process(live.process.identity)
+        self._sizing.begin(live)
         await self._bring_up_to_date(live)
         if self.record.status is not Status.AVAILABLE or self.record.compute is Compute.PAUSING:
             return
@@ -438,10 +521,17 @@ class ClusterOwner(ClusterEndpoint):
             # Those who came before it was known that the engine runs.
             self._waiting.settle(entrance)
 
+    def _resume_metering(self, live: LiveEngine | None) -> None:
+        """Have the meter go on from where an earlier server left it: the engine may have run all the time since."""
+        meters, record = self._around.meters, self.record
+        went_on = live is not None and live.process.identity == record.process
+        self._standing.capacity = meters.last_capacity(record.id) or record.bounds.least
+        meters.take_over(record.id, self.name, capacity=0.0, went_on=went_on)
+
     async def _bring_up_to_date(self, live: LiveEngine) -> None:
         """Have an engine that an earlier server started do as this one's settings say, as far as it can by now."""
         try:
-            await self._runner.reconfigure(self.record, live.process)
+            await self._runner.reconfigure(self.record, live.process, self._standing.capacity)
         except errors.ZoryaError as error:
             _log.warning("a running engine keeps its configuration", cluster=self.name, error=str(error))
 
@@ -460,6 +550,8 @@ class ClusterOwner(ClusterEndpoint):
         await self._runner.build(self.record)
         await self._saved.load()
         await failpoints.reached("create.built")
+        self._standing.meter()
+        await self.measure()
         await self._standing.change_status(Cause.BUILT, "It sleeps until a client connects.")
         await failpoints.reached("create.done")
 
@@ -486,6 +578,7 @@ class ClusterOwner(ClusterEndpoint):
                 self._stops += 1
                 self._pause.wish = StopWish.NONE
                 await self._standing.change_compute(Cause.EXITED, self.record.reason)
+                await self.measure()
                 await failpoints.reached("pause.done")
             case _:
                 why = self._runner.explain_exit(self.record, self._seat.ending or "an unseen end", self._seat.log_mark)
@@ -506,6 +599,7 @@ class ClusterOwner(ClusterEndpoint):
     async def _erase(self) -> None:
         await self._bury()
         await self._runner.erase(self.record)
+        self._around.meters.end(self.record.id)
         await failpoints.reached("delete.erased")
         await self._standing.change_status(Cause.ERASED, "")
 

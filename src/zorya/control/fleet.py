@@ -2,11 +2,14 @@
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Protocol
 from urllib.parse import quote
 
+from zorya.compute import node
 from zorya.control import access, modify, showing
+from zorya.control.autoscaler import Autoscaler
 from zorya.control.catalog import Catalog
 from zorya.control.cluster import ClusterOwner
 from zorya.control.events import EventKind
@@ -14,20 +17,21 @@ from zorya.control.installed import Installed
 from zorya.control.instance import InstanceRunner
 from zorya.control.record import ClusterRecord
 from zorya.control.surroundings import Guard, Surroundings
-from zorya.control.view import ClusterView, CreateRequest, Credentials, EventView, ModifyRequest
+from zorya.control.view import ClusterView, CreateRequest, Credentials, EventView, ModifyRequest, NodeView
 from zorya.core import errors, ids, logging
 from zorya.core.clock import Clock
 from zorya.core.model import Access, Address, Compute, Handoff, Mode, Secret, Status
 from zorya.core.settings import Settings
+from zorya.metering import report
+from zorya.metering.meters import Meters
+from zorya.metering.report import Period, Prices, UsageReport
 
 _log = logging.get("zorya.control")
 
-CAPACITY_STEP = 0.5
-CAPACITY_LIMIT = 256.0
 USERNAME = "zorya"
 
-SLEEP_EVENTS_KEPT = 1000
-"""How many of a cluster's freezes and thaws are kept: a cluster that is asked every minute has thousands a day."""
+FREQUENT_EVENTS_KEPT = 1000
+"""How many of a cluster's freezes and thaws are kept, and how many changes of its capacity: there may be thousands."""
 
 _REOPEN_EVERY_S = 5.0
 _TIDY_EVERY_S = 60.0
@@ -60,6 +64,7 @@ class Fleet:
         clock: Clock,
         installed: Installed,
         runner: InstanceRunner,
+        meters: Meters,
         doors: Doors,
         guard: Guard,
         attach: Callable[[Handoff], tuple[str, str]],
@@ -71,6 +76,7 @@ class Fleet:
         self._clock = clock
         self._installed = installed
         self._runner = runner
+        self._meters = meters
         self._doors = doors
         self._attach = attach
         self._owners: dict[str, ClusterOwner] = {}
@@ -78,6 +84,7 @@ class Fleet:
         self._told = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
         self._started = asyncio.Event()
+        self._autoscaler = Autoscaler(clock=clock, read_node=self._node_acu)
         self._surroundings = Surroundings(
             catalog=catalog,
             clock=clock,
@@ -86,6 +93,10 @@ class Fleet:
             wake_timeout_s=settings.wake_timeout_s,
             stop_timeout_s=settings.stop_timeout_s,
             reclaim_after_s=settings.reclaim_after_s,
+            acu=settings.acu,
+            burst=settings.burst,
+            capacity_hold_s=settings.capacity_hold_s,
+            meters=meters,
             shared_ports=frozenset({settings.shared_port} - {0}),
             login_failed=login_failed,
             told=self._tell_followers,
@@ -99,7 +110,7 @@ class Fleet:
         A port that another program has taken is no reason not to start: it is tried again while the server runs.
         """
         for record, revision in await self._catalog.load():
-            owner = ClusterOwner(record, revision=revision, surroundings=self._surroundings)
+            owner = self._new_owner(record, revision)
             self._owners[record.name] = owner
             if record.status is not Status.DELETING:
                 await self._open_door(owner)
@@ -114,6 +125,7 @@ class Fleet:
                     self._run_owner(owner)
                 tasks.create_task(self._reopen_doors(), name="reopen doors")
                 tasks.create_task(self._tidy(), name="tidy")
+                tasks.create_task(self._autoscaler.run(), name="autoscaler")
                 self._started.set()
         finally:
             self._tasks = None
@@ -133,6 +145,9 @@ class Fleet:
         async with asyncio.TaskGroup() as sleepers:
             for owner in self._owners.values():
                 sleepers.create_task(owner.put_to_sleep(), name=f"{owner.name}: put to sleep")
+
+    def _new_owner(self, record: ClusterRecord, revision: int) -> ClusterOwner:
+        return ClusterOwner(record, revision=revision, surroundings=self._surroundings, autoscaler=self._autoscaler)
 
     def _run_owner(self, owner: ClusterOwner) -> None:
         assert self._tasks is not None
@@ -172,12 +187,13 @@ class Fleet:
             for owner in list(self._owners.values()):
                 if owner.pid is not None:
                     await self._runner.keep_log_bounded(owner.record)
+                    await owner.measure()
 
     async def _prune_events(self) -> None:
         before = self._clock.now() - timedelta(days=self._settings.event_retention_days)
         try:
             await self._catalog.prune_events(before=before)
-            await self._catalog.thin_out_sleep(keep=SLEEP_EVENTS_KEPT)
+            await self._catalog.thin_out(keep=FREQUENT_EVENTS_KEPT)
         except (errors.DiskFull, errors.HomeUnusable) as error:
             _log.error("old events could not be removed", error=str(error))
 
@@ -224,13 +240,14 @@ class Fleet:
     async def create(self, request: CreateRequest) -> ClusterView:
         """See facade.Clusters.create."""
         name = ids.parse_name(request.name)
-        _check_capacity(request.min_capacity, request.max_capacity)
+        modify.check_bounds(request.min_capacity, request.max_capacity)
+        fixed = _fixed_capacity(request)
         rules = self._rules(request)
         installation = await self._installed.choose(request.version)
         async with self._making:
             if name in self._owners:
                 raise errors.NameTaken(f"There is a cluster named {name} already.", hint="Choose another name.")
-            owner = await self._admit(name, request, installation.major, rules)
+            owner = await self._admit(name, replace(request, fixed_capacity=fixed), installation.major, rules)
         self._run_owner(owner)
         await owner.created()
         return self._view(owner)
@@ -246,6 +263,39 @@ class Fleet:
         owner = self._owner(name)
         await owner.change_password()
         return self.credentials(owner.name)
+
+    async def set_capacity(self, name: str, capacity: float) -> ClusterView:
+        """See facade.Clusters.set_capacity."""
+        modify.check_capacity(capacity)
+        owner = self._owner(name)
+        await owner.set_capacity(capacity)
+        return self._view(owner)
+
+    async def usage(self, name: str | None, *, since: datetime, until: datetime, by: Period) -> UsageReport:
+        """See facade.Clusters.usage."""
+        cluster = self._event_name(name)
+        records = await self._meters.records(cluster, since=since, until=until)
+        if cluster is not None and not records:
+            self._owner(cluster)
+        settings = self._settings
+        prices = Prices(
+            acu_hour=settings.price_acu_hour, gib_month=settings.price_gib_month, currency=settings.currency
+        )
+        return report.build(records, since=since, until=until, by=by, prices=prices)
+
+    def node(self) -> NodeView:
+        """See facade.Clusters.node."""
+        found = node.examine()
+        return NodeView(
+            capacity=self._autoscaler.node_acu,
+            allotted=sum(owner.capacity for owner in self._owners.values()),
+            cores=found.cores,
+            memory_bytes=found.memory_bytes,
+        )
+
+    def _node_acu(self) -> float:
+        settings = self._settings
+        return settings.node_capacity or node.examine().capacity(settings.acu)
 
     async def resume(self, name: str) -> ClusterView:
         """See facade.Clusters.resume."""
@@ -306,7 +356,7 @@ class Fleet:
         """Find a port, listen on it and write the record: from here on the cluster exists, if not yet its data."""
         for port in self._candidate_ports(request.port):
             record = self._new_record(name, request, major, port, rules)
-            owner = ClusterOwner(record, revision=1, surroundings=self._surroundings)
+            owner = self._new_owner(record, 1)
             try:
                 self._doors.open(port, owner)
             except errors.PortInUse:
@@ -345,12 +395,13 @@ class Fleet:
             port=port,
             engine=request.engine,
             engine_major=major,
-            mode=Mode.SERVERLESS,
+            mode=request.mode,
             status=Status.CREATING,
             compute=Compute.STOPPED,
             reason="It is being created.",
             min_capacity=request.min_capacity,
             max_capacity=request.max_capacity,
+            fixed_capacity=request.fixed_capacity,
             pause_after_s=request.pause_after_s,
             freeze_after_s=request.freeze_after_s,
             username=USERNAME,
@@ -387,15 +438,20 @@ class Fleet:
             endpoint=self._endpoint(record),
             attach=attach,
             attach_reason=attach_reason,
+            acu_s=self._meters.total_acu_s(record.id),
+            storage_bytes=self._meters.storage_bytes(record.id),
         )
 
 
-def _check_capacity(least: float, most: float) -> None:
-    for value in (least, most):
-        if not CAPACITY_STEP <= value <= CAPACITY_LIMIT or value % CAPACITY_STEP:
-            raise errors.InvalidInput(
-                f"{value:g} is not a capacity.",
-                hint=f"Capacity is {CAPACITY_STEP} to {CAPACITY_LIMIT:g} ACUs in steps of {CAPACITY_STEP}.",
-            )
-    if least > most:
-        raise errors.InvalidInput(f"The minimum capacity {least:g} is above the maximum {most:g}.", hint="Swap them.")
+def _fixed_capacity(request: CreateRequest) -> float | None:
+    """Answer the capacity of a new cluster that is provisioned. Raises InvalidInput."""
+    if request.mode is Mode.PROVISIONED:
+        fixed = request.max_capacity if request.fixed_capacity is None else request.fixed_capacity
+        modify.check_capacity(fixed)
+        return fixed
+    if request.fixed_capacity is not None:
+        raise errors.InvalidInput(
+            "Only a provisioned cluster has a fixed capacity.",
+            hint="Say that it is to be provisioned, or set the minimum and maximum.",
+        )
+    return None

@@ -16,6 +16,7 @@ from zorya.control.record import ClusterRecord
 from zorya.control.tail import LogTail
 from zorya.core import errors, files
 from zorya.core.account import Account
+from zorya.core.capacity import Acu
 from zorya.core.clock import Clock
 from zorya.core.home import Home
 from zorya.core.model import Address, Entrance, Handoff, Secret
@@ -44,6 +45,7 @@ class InstanceRunner:
         library: Library,
         grouping: Grouping,
         log_max_bytes: int,
+        acu: Acu,
         tls: Callable[[], TlsFiles | None],
     ) -> None:
         """Run `engine`'s programs as `account`, with the handoff library, in groups as the host allows.
@@ -58,6 +60,7 @@ class InstanceRunner:
         self._library = library
         self._grouping = grouping
         self._log_max_bytes = log_max_bytes
+        self._acu = acu
         self._tls = tls
 
     def engine_version(self, record: ClusterRecord) -> str:
@@ -102,15 +105,15 @@ class InstanceRunner:
         # It is slow on purpose.
         return await asyncio.to_thread(self._engine.new_verifier, password)
 
-    async def start(self, record: ClusterRecord) -> LiveEngine:
-        """Start the engine, or answer the one that runs already. Returns before it is ready.
+    async def start(self, record: ClusterRecord, capacity: float) -> LiveEngine:
+        """Start the engine for this capacity, or answer the one that runs already. Returns before it is ready.
 
         Raises DataDamaged, DiskFull, StorageProblem, EngineMissing, StartFailed; then nothing was started.
         """
         running = self.find_running(record)
         if running is not None:
             return running[0]
-        instance = await self._instance(record)
+        instance = await self._instance(record, capacity)
         folders = instance.folders
         self._engine.check_data(instance)
         if self._engine.recorded_pid(folders) is not None:
@@ -212,13 +215,28 @@ class InstanceRunner:
         await self._engine.write_tls(await self._instance(record))
         process.signal(self._engine.reload_signal)
 
-    async def reconfigure(self, record: ClusterRecord, process: EngineProcess) -> None:
+    async def reconfigure(self, record: ClusterRecord, process: EngineProcess, capacity: float) -> None:
         """Have an engine that runs read the present configuration, as far as it takes that without a start.
 
         Raises DiskFull, StorageProblem, EngineMissing.
         """
-        await self._engine.write_configuration(await self._instance(record))
+        await self._engine.write_configuration(await self._instance(record, capacity))
+        self.reload(process)
+
+    async def write_capacity(self, record: ClusterRecord, capacity: float) -> bool:
+        """Write the settings that follow the capacity, to be read at a reload; answer whether they are others now.
+
+        Raises DiskFull, StorageProblem, EngineMissing.
+        """
+        return await self._engine.write_capacity(await self._instance(record, capacity))
+
+    def reload(self, process: EngineProcess) -> None:
+        """Have an engine that is ready read what was written for it."""
         process.signal(self._engine.reload_signal)
+
+    async def storage_bytes(self, record: ClusterRecord) -> int:
+        """Answer the size of the cluster's files on the disk."""
+        return await asyncio.to_thread(files.tree_bytes, self._home.of_cluster(record.id).root)
 
     def stamp(self, record: ClusterRecord) -> str:
         """Answer what the data looks like from outside; see Engine.stamp."""
@@ -266,7 +284,7 @@ class InstanceRunner:
         path = self._library.path
         return path if path is not None and path.exists() else None
 
-    async def _instance(self, record: ClusterRecord) -> Instance:
+    async def _instance(self, record: ClusterRecord, capacity: float | None = None) -> Instance:
         return Instance(
             cluster=record.name,
             installation=await self._installed.choose(record.engine_major),
@@ -274,7 +292,9 @@ class InstanceRunner:
             account=self._account,
             username=record.username,
             database=record.database,
-            max_capacity=record.max_capacity,
+            bounds=record.bounds,
+            capacity=record.bounds.least if capacity is None else capacity,
+            acu=self._acu,
             library=self._library_for_start(),
             tls=self._tls(),
         )

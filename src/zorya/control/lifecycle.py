@@ -74,6 +74,8 @@ class Situation:
     """The visitors, and the sessions that the engine was last seen to have."""
     idle_s: float
     """How long there has been no session; 0 while there is one."""
+    always_runs: bool
+    """Whether it is provisioned: it is started without being wanted."""
     pause_after_s: int | None
     look_in_s: float
     """When the engine is to be looked at again; of a frozen one, whether a signal waits for it."""
@@ -147,6 +149,9 @@ def _decide_compute(now: Situation) -> Decision:
 def _while_down(now: Situation) -> Decision:
     if now.waiters and not now.server_stops:
         return Decision(action=Action.START, reason=_wanted(now))
+    # One that failed is not tried again and again: the next who wants it has it tried.
+    if now.always_runs and now.compute is Compute.STOPPED and not now.server_stops:
+        return Decision(action=Action.START, reason="It is provisioned, and always runs.")
     return Decision(action=Action.REST, reason="Nobody wants it.")
 
 
@@ -193,6 +198,8 @@ def _while_frozen(now: Situation) -> Decision:
         return Decision(action=Action.BEGIN_PAUSE, reason=_stop_reason(now))
     if now.stirred:
         return Decision(action=Action.THAW, reason=now.stirred)
+    if now.always_runs:
+        return Decision(action=Action.THAW, reason="It is provisioned, and always runs.")
     if _pause_is_due(now):
         return Decision(action=Action.BEGIN_PAUSE, reason=f"No client session for {now.pause_after_s} s.")
     if now.look_in_s <= 0:

@@ -62,6 +62,8 @@ class LiveEngine:
         self.group = group
         self.quiet: Quiet | None = None
         """What the last look showed; None before the first, and while the engine cannot say."""
+        self.activity: Activity | None = None
+        """What it said last that it does; None before it has."""
         self.look_at_s = 0.0
         """When it is to be looked at next; of a frozen one, whether a signal waits for it."""
         self.is_freezing = False
@@ -180,6 +182,7 @@ class LiveEngine:
                 ) from error
             raise
         self.quiet = quiet.follow(self.quiet, seen, self._clock.monotonic_s())
+        self.activity = seen
         self._pids, self._clients, self._helpers = pids, seen.clients, seen.helpers
         return seen
 

@@ -6,23 +6,53 @@ from typing import TypeVar
 from zorya.control import access
 from zorya.control.record import ClusterRecord
 from zorya.control.view import UNCHANGED, ModifyRequest, Unchanged
-from zorya.core.model import Access, WakeOn
+from zorya.core import capacity, errors
+from zorya.core.model import Access, Mode, WakeOn
 
 _T = TypeVar("_T")
 
 
+NOTHING = ModifyRequest(
+    min_capacity=UNCHANGED,
+    max_capacity=UNCHANGED,
+    mode=UNCHANGED,
+    fixed_capacity=UNCHANGED,
+    allow=UNCHANGED,
+    require_tls=UNCHANGED,
+    wake_on=UNCHANGED,
+    max_clients=UNCHANGED,
+    pause_after_s=UNCHANGED,
+    freeze_after_s=UNCHANGED,
+)
+"""The request that leaves everything as it is."""
+
+
+def only(*, fixed_capacity: float) -> ModifyRequest:
+    """Answer the request for nothing but this."""
+    return replace(NOTHING, fixed_capacity=fixed_capacity)
+
+
 def checked(request: ModifyRequest) -> ModifyRequest:
     """Answer the request with its networks as they are kept. Raises InvalidInput when a value cannot be."""
+    for value in (request.min_capacity, request.max_capacity, request.fixed_capacity):
+        if value is not UNCHANGED:
+            check_capacity(value)
     if request.max_clients is not UNCHANGED:
         access.check_max_clients(request.max_clients)
     return request if request.allow is UNCHANGED else replace(request, allow=access.parse_allow(request.allow))
 
 
 def apply(record: ClusterRecord, request: ModifyRequest) -> ClusterRecord:
-    """Answer the record as a checked request wants it."""
+    """Answer the record as a checked request wants it. Raises InvalidInput when its parts do not fit together."""
     before = record.access
+    mode = _or(request.mode, record.mode)
+    least, most, fixed = _capacities(record, request, mode)
     return replace(
         record,
+        min_capacity=least,
+        max_capacity=most,
+        fixed_capacity=fixed,
+        mode=mode,
         access=Access(
             allow=_or(request.allow, before.allow),
             require_tls=_or(request.require_tls, before.require_tls),
@@ -34,6 +64,38 @@ def apply(record: ClusterRecord, request: ModifyRequest) -> ClusterRecord:
     )
 
 
+def _capacities(record: ClusterRecord, request: ModifyRequest, mode: Mode) -> tuple[float, float, float | None]:
+    """Answer the least, the most and the fixed capacity; those of the other mode are kept for the way back."""
+    least, most = _or(request.min_capacity, record.min_capacity), _or(request.max_capacity, record.max_capacity)
+    check_bounds(least, most)
+    fixed = record.fixed_capacity
+    if mode is Mode.PROVISIONED:
+        fixed = _or(request.fixed_capacity, most if fixed is None else fixed)
+    elif request.fixed_capacity is not UNCHANGED:
+        raise errors.InvalidInput(
+            "Only a provisioned cluster has a fixed capacity.",
+            hint="Say that it is to be provisioned, or set the minimum and maximum.",
+        )
+    return least, most, fixed
+
+
+def check_capacity(value: float) -> None:
+    """Raise InvalidInput for what is no capacity."""
+    if not capacity.is_capacity(value):
+        raise errors.InvalidInput(
+            f"{value:g} is not a capacity.",
+            hint=f"Capacity is {capacity.STEP} to {capacity.LIMIT:g} ACUs in steps of {capacity.STEP}.",
+        )
+
+
+def check_bounds(least: float, most: float) -> None:
+    """Raise InvalidInput for what cannot be a minimum and a maximum."""
+    check_capacity(least)
+    check_capacity(most)
+    if least > most:
+        raise errors.InvalidInput(f"The minimum capacity {least:g} is above the maximum {most:g}.", hint="Swap them.")
+
+
 def _or(wanted: _T | Unchanged, present: _T) -> _T:
     return present if wanted is UNCHANGED else wanted
 
@@ -42,6 +104,16 @@ def describe(before: ClusterRecord, after: ClusterRecord) -> str:
     """Answer what has become otherwise, in sentences; empty when nothing has."""
     old, new = before.access, after.access
     said = [
+        (before.mode != after.mode, _is(after)),
+        (
+            (before.min_capacity, before.max_capacity) != (after.min_capacity, after.max_capacity),
+            f"It has between {after.min_capacity:g} and {after.max_capacity:g} ACUs"
+            f"{' once it is serverless again' if after.is_provisioned else ''}.",
+        ),
+        (
+            before.mode == after.mode and before.fixed_capacity != after.fixed_capacity,
+            f"It has {after.fixed_capacity or 0:g} ACUs.",
+        ),
         (old.allow != new.allow, f"Clients may connect from {', '.join(new.allow)}."),
         (old.require_tls != new.require_tls, f"TLS is {'required' if new.require_tls else 'offered'}."),
         (old.wake_on != new.wake_on, f"It wakes for {wakes_for(new.wake_on)}."),
@@ -50,6 +122,12 @@ def describe(before: ClusterRecord, after: ClusterRecord) -> str:
         (before.freeze_after_s != after.freeze_after_s, f"It freezes {_delay(after.freeze_after_s)}."),
     ]
     return " ".join(sentence for is_so, sentence in said if is_so)
+
+
+def _is(record: ClusterRecord) -> str:
+    if record.is_provisioned:
+        return f"It is provisioned with {record.fixed_capacity or 0:g} ACUs, and always runs."
+    return "It is serverless: its capacity follows the load."
 
 
 def wakes_for(wake_on: WakeOn) -> str:

@@ -6,6 +6,7 @@ from zorya.control.attendance import Attendance
 from zorya.control.identities import SavedIdentities
 from zorya.control.lifecycle import Process
 from zorya.control.seat import Seat
+from zorya.control.sizing import Sizing
 from zorya.control.standing import Standing
 from zorya.control.states import Cause
 from zorya.control.surroundings import Surroundings
@@ -28,6 +29,7 @@ class Resume:
         attendance: Attendance,
         waiting: WaitingRoom,
         saved: SavedIdentities,
+        sizing: Sizing,
     ) -> None:
         """None is under way yet."""
         self._runner = surroundings.runner
@@ -37,6 +39,7 @@ class Resume:
         self._attendance = attendance
         self._waiting = waiting
         self._saved = saved
+        self._sizing = sizing
         self._reload = False
 
     async def start(self, reason: str) -> None:
@@ -53,8 +56,10 @@ class Resume:
             self._saved.forget()
             writes.append(asyncio.create_task(self._saved.be_forgotten(), name=f"{standing.name}: forget identities"))
             await failpoints.reached("resume.begun")
-            live = await self._runner.start(standing.record)
+            self._sizing.choose_first()
+            live = await self._runner.start(standing.record, standing.capacity)
             seat.take(live, Process.STARTING)
+            self._sizing.begin(live)
             standing.note_process(live.process.identity)
         finally:
             outcomes = await asyncio.gather(*writes, return_exceptions=True)

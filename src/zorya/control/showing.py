@@ -2,15 +2,22 @@
 
 from zorya.control.cluster import ClusterOwner
 from zorya.control.view import ClusterView
-from zorya.core.model import Address, Compute
+from zorya.core.model import Address
 
 
 def view(
-    owner: ClusterOwner, *, engine_version: str, engine_log: str, endpoint: Address, attach: str, attach_reason: str
+    owner: ClusterOwner,
+    *,
+    engine_version: str,
+    engine_log: str,
+    endpoint: Address,
+    attach: str,
+    attach_reason: str,
+    acu_s: float,
+    storage_bytes: int | None,
 ) -> ClusterView:
     """Answer the cluster as it is now."""
     record = owner.record
-    running = record.compute in {Compute.RUNNING, Compute.PAUSING}
     return ClusterView(
         name=record.name,
         id=record.id,
@@ -20,9 +27,14 @@ def view(
         status=record.status,
         compute=record.compute,
         reason=record.reason,
-        capacity=record.max_capacity if running else 0.0,
+        capacity=owner.capacity,
         min_capacity=record.min_capacity,
         max_capacity=record.max_capacity,
+        fixed_capacity=record.fixed_capacity if record.is_provisioned else None,
+        last_scaling=owner.last_scaling,
+        load=owner.load,
+        acu_s=acu_s,
+        storage_bytes=storage_bytes,
         pause_after_s=record.pause_after_s,
         freeze_after_s=record.freeze_after_s,
         allow=record.access.allow,

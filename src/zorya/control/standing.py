@@ -20,6 +20,8 @@ from zorya.core.model import Compute, ProcessIdentity
 
 _log = logging.get("zorya.control")
 
+_COUNTED = frozenset({Compute.RUNNING, Compute.PAUSING})
+
 _AT_ITS_END = frozenset({Compute.STOPPED, Compute.RUNNING, Compute.FROZEN, Compute.FAILED})
 
 
@@ -32,12 +34,29 @@ class Standing:
         self.operation: OperationView | None = None
         """What is being done now."""
         self.journal = Journal(surroundings.catalog, revision=revision, told=surroundings.told)
+        self.capacity = record.bounds.least
+        """What it has while it runs, in ACUs."""
         self._clock = surroundings.clock
+        self._meters = surroundings.meters
 
     @property
     def name(self) -> str:
         """The cluster's name."""
         return self.record.name
+
+    @property
+    def capacity_now(self) -> float:
+        """What it has, in ACUs; 0 while it is stopped, starts, or is frozen."""
+        return self.capacity if self.record.compute in _COUNTED else 0.0
+
+    def set_capacity(self, capacity: float) -> None:
+        """Have this capacity while it runs, from now on."""
+        self.capacity = capacity
+        self.meter()
+
+    def meter(self) -> None:
+        """Have what it has now counted from now on."""
+        self._meters.set_capacity(self.record.id, self.name, self.capacity_now)
 
     def note_process(self, process: ProcessIdentity | None) -> None:
         """Have the engine's process in the record; it is written with the next change."""
@@ -47,6 +66,7 @@ class Standing:
         """Change the compute state in memory. Answer the event that is to be saved with it."""
         target, kind = states.change_of_compute(self.record.compute, cause)
         self.record = replace(self.record, compute=target, reason=reason)
+        self.meter()
         if target in _AT_ITS_END:
             self.operation = None
         _log.info("compute", cluster=self.name, state=target.value, reason=reason)

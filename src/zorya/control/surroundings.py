@@ -7,7 +7,9 @@ from typing import Protocol
 from zorya.compute.freezer import Freezer
 from zorya.control.catalog import Catalog
 from zorya.control.instance import InstanceRunner
+from zorya.core.capacity import Acu
 from zorya.core.clock import Clock
+from zorya.metering.meters import Meters
 
 
 class Guard(Protocol):
@@ -35,6 +37,12 @@ class Surroundings:
     wake_timeout_s: float
     stop_timeout_s: float
     reclaim_after_s: float
+    acu: Acu
+    burst: bool
+    """Whether clusters may use cores beyond their present capacity while those are free."""
+    capacity_hold_s: float
+    """How long a capacity that was set by hand stays."""
+    meters: Meters
     shared_ports: Set[int]
     """Ports beside the clusters' own at which clients' connections may end."""
     login_failed: Callable[[str, str, int, str], str]

@@ -26,8 +26,11 @@ def ensure_folder(path: Path, *, mode: int, owner: Account | None = None, group:
     return path
 
 
-def write_atomically(path: Path, text: str, *, mode: int, group: Account | None = None) -> None:
-    """Replace a file so that a crash leaves the old content or the new, whole. Durable on return."""
+def write_atomically(path: Path, text: str, *, mode: int, group: Account | None = None, durable: bool = True) -> None:
+    """Replace a file so that a crash leaves the old content or the new, whole. Durable on return.
+
+    Where it need not be `durable` no disk is waited for; a crash of the host may then leave anything.
+    """
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w") as file:
@@ -36,22 +39,28 @@ def write_atomically(path: Path, text: str, *, mode: int, group: Account | None 
                 os.fchown(file.fileno(), -1, group.gid)
             os.fchmod(file.fileno(), mode)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
-def write_if_different(path: Path, text: str, *, mode: int, group: Account | None = None) -> None:
-    """Write atomically unless the file holds this text already: a start then costs no disk flush."""
+def write_if_different(path: Path, text: str, *, mode: int, group: Account | None = None, durable: bool = True) -> bool:
+    """Write atomically unless the file holds this text already: a start then costs no disk flush.
+
+    Answers whether it was written.
+    """
     try:
         if path.read_text() == text:
-            return
+            return False
     except OSError:
         pass
-    write_atomically(path, text, mode=mode, group=group)
+    write_atomically(path, text, mode=mode, group=group, durable=durable)
+    return True
 
 
 def sync_folder(path: Path) -> None:
@@ -74,6 +83,18 @@ def remove_tree(path: Path) -> None:
             raise errors.StorageProblem(f"{name} cannot be removed: {info[1]}.") from info[1]
 
     shutil.rmtree(path, onerror=note)
+
+
+def tree_bytes(path: Path) -> int:
+    """Answer what the files below `path` take on the disk, in bytes; those that go away meanwhile do not count."""
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(folder, name)).st_blocks * 512  # noqa: PTH118 - thousands of them
+            except FileNotFoundError:
+                continue
+    return total
 
 
 @contextmanager

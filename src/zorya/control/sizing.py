@@ -1,0 +1,322 @@
+"""One cluster's capacity while its engine runs: what it uses, what it should have, and giving it that.
+
+`scaling.policy` decides; `autoscaler.Autoscaler` says when to look, and how much there is for everybody. A change is
+made in an order in which the engine is never told to use more than it may have: a larger capacity is first allowed by
+the kernel and then made known to the engine, a smaller one the other way round.
+"""
+
+from dataclasses import replace
+
+from zorya.compute.limits import Limits
+from zorya.control.events import EventKind
+from zorya.control.live import LiveEngine
+from zorya.control.seat import Seat
+from zorya.control.standing import Standing
+from zorya.control.surroundings import Surroundings
+from zorya.control.view import LoadView, ScalingView
+from zorya.core import errors, failpoints, logging
+from zorya.core.capacity import Bounds
+from zorya.core.model import Compute
+from zorya.scaling import demand, policy
+from zorya.scaling.demand import Demand, Reading
+from zorya.scaling.policy import Decision, Part, Situation
+from zorya.scaling.shares import Claim
+
+LOOK_EVERY_S = 1.0
+"""How often a running engine's counters are read and its capacity is decided."""
+
+FIRST_LOOK_S = 0.2
+"""How soon that is after it was let run: what it had before it slept may be far too much."""
+
+STIR = 0.9
+"""The part of its capacity's cores whose use between two ticks has it looked at before it is due."""
+
+RETRY_S = 5.0
+"""How long the kernel is left alone that has refused a change."""
+
+_log = logging.get("zorya.control")
+
+
+class Sizing:
+    """The capacity of one cluster."""
+
+    def __init__(self, surroundings: Surroundings, *, standing: Standing, seat: Seat) -> None:
+        """Nothing is known of its load yet."""
+        self._around = surroundings
+        self._clock = surroundings.clock
+        self._acu = surroundings.acu
+        self._standing = standing
+        self._seat = seat
+        self._history = policy.begin()
+        self._decision = Decision(capacity=standing.capacity, part=Part.BOUNDS, reason="It was just started.")
+        self._before: Reading | None = None
+        self._tick: tuple[float, float] | None = None
+        self._tick_cores = 0.0
+        self._look_at_s = 0.0
+        self._limits: Limits | None = None
+        self._shortfall = ""
+        self._problem = ""
+        self._blocked_until_s = 0.0
+        self._unconfigured = False
+        self._is_short = False
+        self.load: LoadView | None = None
+        """What it used last; None while it does not run."""
+        self.last: ScalingView | None = None
+        """The last change since the engine started, or was found; None where there was none."""
+
+    # Its beginning and end.
+
+    def choose_first(self) -> None:
+        """Choose what the engine that is about to start has at first."""
+        self._standing.set_capacity(self._bounds.least)
+
+    def begin(self, live: LiveEngine) -> None:
+        """Limit an engine that was just started, or found, before it is let work. What the kernel refuses is told."""
+        self._history = policy.begin()
+        self._limits, self.last = None, None
+        self._shortfall = self._problem = ""
+        self._is_short = False
+        self._standing.set_capacity(self._bounds.clamp(self._standing.capacity))
+        self._decision = Decision(capacity=self._standing.capacity, part=Part.BOUNDS, reason="It was just started.")
+        self._try_limit(live, self._standing.capacity)
+
+    def awake(self) -> None:
+        """The engine runs from now on, after its start or its sleep."""
+        self._before = self._tick = None
+        self._look_at_s = self._clock.monotonic_s()
+        self._standing.set_capacity(self._bounds.clamp(self._standing.capacity))
+        self._decision = replace(self._decision, capacity=self._standing.capacity)
+
+    def asleep(self) -> None:
+        """The engine does not run, or is frozen."""
+        self.load = None
+
+    @property
+    def capacity(self) -> float:
+        """What it has while it runs, in ACUs."""
+        return self._standing.capacity
+
+    @property
+    def _bounds(self) -> Bounds:
+        return self._standing.record.bounds
+
+    # What it should have.
+
+    def is_due(self, now_s: float) -> bool:
+        """Whether it is to be looked at: since it is time, or since it suddenly uses what it has. Reads one counter."""
+        if now_s >= self._look_at_s:
+            return True
+        if self._standing.capacity >= self._bounds.most:
+            return False
+        self._note_tick(now_s)
+        return self._tick_cores > STIR * self._acu.cores_of(self._standing.capacity)
+
+    def _note_tick(self, now_s: float) -> None:
+        live, before = self._seat.live, self._tick
+        try:
+            cpu_s = live.group.cpu_s() if live is not None else None
+        except errors.LimitFailed:
+            cpu_s = None
+        self._tick = (now_s, cpu_s) if cpu_s is not None else None
+        passed_s = now_s - before[0] if before is not None else 0.0
+        if before is None or cpu_s is None or passed_s <= 0:
+            self._tick_cores = 0.0
+        else:
+            self._tick_cores = max(0.0, (cpu_s - before[1]) / passed_s)
+
+    def look(self, now_s: float) -> None:
+        """Read its counters and decide what it should have. Where they cannot be read, it keeps what it has."""
+        live = self._seat.live
+        if live is None or self._standing.record.compute is not Compute.RUNNING:
+            return
+        before = self._before
+        self._look_at_s = now_s + (LOOK_EVERY_S if before is not None else FIRST_LOOK_S)
+        try:
+            after = self._read(live, now_s)
+        except errors.LimitFailed as error:
+            self._note_problem(error, "Its load cannot be read.")
+            return
+        self._before = after
+        if before is None or after.at_s <= before.at_s:
+            return
+        seen = demand.between(before, after)
+        # What it did in the last tick counts whole, not as a part of a second in which it did nothing before.
+        seen = replace(seen, cores=max(seen.cores, self._tick_cores))
+        self._tick_cores = 0.0
+        self.load = _load(seen, after)
+        situation = Situation(
+            now_s=now_s,
+            capacity=self._standing.capacity,
+            demand=seen,
+            bounds=self._bounds,
+            acu=self._acu,
+            burst=self._around.burst,
+        )
+        self._decision, self._history = policy.decide(situation, self._history)
+        if seen.oom_kills:
+            self._standing.tell_later(EventKind.OUT_OF_MEMORY, _killed(seen.oom_kills))
+
+    def _read(self, live: LiveEngine, now_s: float) -> Reading:
+        usage, activity = live.group.usage(), live.activity
+        return Reading(
+            at_s=now_s,
+            cpu_s=usage.cpu_s,
+            throttled_s=usage.throttled_s,
+            waited_s=usage.waited_s,
+            memory_bytes=usage.memory_bytes,
+            unreclaimable_bytes=usage.unreclaimable_bytes,
+            warm_bytes=usage.warm_bytes,
+            refaults=usage.refaults,
+            oom_kills=usage.oom_kills,
+            sessions=live.counted,
+            at_work=activity.at_work if activity else 0,
+            waiting=activity.waiting if activity else 0,
+            blocks_hit=activity.blocks_hit if activity else None,
+            blocks_read=activity.blocks_read if activity else None,
+        )
+
+    def choose_by_hand(self, capacity: float) -> None:
+        """Have it get this capacity with the next round; the policy goes on from it after a while."""
+        now_s = self._clock.monotonic_s()
+        self._history = policy.set_by_hand(self._history, now_s + self._around.capacity_hold_s)
+        self._decision = Decision(capacity=capacity, part=Part.HAND, reason="It was set by hand.")
+
+    def claim(self) -> Claim:
+        """Answer what it wants of the node."""
+        bounds = self._bounds
+        return Claim(
+            name=self._standing.record.id,
+            wanted=bounds.clamp(self._decision.capacity),
+            least=bounds.least,
+            weight=bounds.most,
+        )
+
+    # Giving it that.
+
+    def needs(self, capacity: float) -> bool:
+        """Whether anything is to be done for it to have this capacity."""
+        if self._clock.monotonic_s() < self._blocked_until_s:
+            return False
+        is_so = capacity == self._standing.capacity and self._limits == self._limits_of(capacity)
+        return not is_so or bool(self._shortfall) or self._unconfigured
+
+    async def give(self, capacity: float) -> None:
+        """Give it this capacity, and tell of it if it is another. What fails is told, and tried again later."""
+        live = self._seat.live
+        if live is None or self._standing.record.compute is not Compute.RUNNING:
+            return
+        before, began_s = self._standing.capacity, self._clock.monotonic_s()
+        if capacity != before:
+            self._standing.tell_later(EventKind.SCALING, f"{_step(before, capacity)}: {self._why(capacity)}")
+        await failpoints.reached("scale.begun")
+        if capacity < before:
+            await self._configure(live, capacity)
+        if not self._try_limit(live, capacity, told_from=before):
+            return
+        self._standing.set_capacity(capacity)
+        await failpoints.reached("scale.limited")
+        if capacity >= before:
+            await self._configure(live, capacity)
+        await failpoints.reached("scale.done")
+        if capacity != before:
+            self._note_change(before, capacity, self._clock.monotonic_s() - began_s)
+
+    def note_share(self, share: float, node_acu: float) -> None:
+        """Tell once when the node has less for it than it wants, and once when that is over."""
+        wanted = self._bounds.clamp(self._decision.capacity)
+        is_short = share < wanted
+        if is_short and not self._is_short:
+            said = f"It wants {wanted:g} ACUs and gets {share:g} of the {node_acu:g} that there are for all clusters."
+            self._standing.tell_later(EventKind.NODE_FULL, said)
+        elif self._is_short and not is_short:
+            self._standing.tell_later(EventKind.NODE_HAS_ROOM, f"It has {share:g} ACUs.")
+        self._is_short = is_short
+
+    def _limits_of(self, capacity: float) -> Limits:
+        most = self._bounds.most
+        return Limits(
+            cap_cores=self._acu.cores_of(most if self._around.burst else capacity),
+            weight_acu=capacity,
+            soft_bytes=self._acu.memory_of(capacity),
+            hard_bytes=self._acu.memory_of(most),
+        )
+
+    def _try_limit(self, live: LiveEngine, capacity: float, *, told_from: float | None = None) -> bool:
+        limits = self._limits_of(capacity)
+        try:
+            self._shortfall = live.group.limit(limits).shortfall
+        except errors.LimitFailed as error:
+            self._limits = None
+            self._blocked_until_s = self._clock.monotonic_s() + RETRY_S
+            step = f"{_step(told_from, capacity)}: " if told_from is not None and told_from != capacity else ""
+            self._note_problem(error, step.strip())
+            return False
+        self._limits = limits
+        self._problem = ""
+        return True
+
+    def _note_problem(self, error: errors.LimitFailed, before: str) -> None:
+        if error.message != self._problem:
+            _log.warning("capacity cannot be applied", cluster=self._standing.name, error=str(error))
+            self._standing.tell_later(EventKind.SCALE_FAILED, f"{before} {error}".strip())
+        self._problem = error.message
+
+    async def _configure(self, live: LiveEngine, capacity: float) -> None:
+        """Have the engine's settings follow. Where they cannot, it goes on with those that it has."""
+        try:
+            is_new = await self._around.runner.write_capacity(self._standing.record, capacity)
+        except errors.ZoryaError as error:
+            if not self._unconfigured:
+                _log.warning("the engine's settings do not follow", cluster=self._standing.name, error=str(error))
+            self._unconfigured = True
+            self._blocked_until_s = self._clock.monotonic_s() + RETRY_S
+            return
+        if not (is_new or self._unconfigured):
+            return
+        # A signal to a frozen engine would thaw it, and none is to come in the way of its freezing or its stop.
+        is_fit = self._seat.live is live and self._standing.record.compute is Compute.RUNNING and not live.is_freezing
+        if is_fit and live.process.alive:
+            self._around.runner.reload(live.process)
+        self._unconfigured = not is_fit
+
+    def _note_change(self, before: float, after: float, took_s: float) -> None:
+        part = Part.NODE if after < self._bounds.clamp(self._decision.capacity) else self._decision.part
+        reason = self._why(after)
+        self.last = ScalingView(
+            at=self._clock.now(), from_acu=before, to_acu=after, part=part.value, reason=reason, took_s=took_s
+        )
+        told = f"{_step(before, after)} in {took_s * 1000:.0f} ms: {reason}"
+        _log.info("scaled", cluster=self._standing.name, before=before, after=after, part=part.value, reason=reason)
+        if self._shortfall:
+            self._standing.tell_later(EventKind.SCALED_UNEVENLY, f"{told} {self._shortfall}")
+        else:
+            self._standing.tell_later(EventKind.SCALED, told)
+
+    def _why(self, capacity: float) -> str:
+        wanted = self._bounds.clamp(self._decision.capacity)
+        if capacity < wanted:
+            return f"{self._decision.reason} It wants {wanted:g} ACUs, and there are not enough for all clusters."
+        return self._decision.reason
+
+
+def _step(before: float, after: float) -> str:
+    return f"From {before:g} to {after:g} ACUs"
+
+
+def _killed(number: int) -> str:
+    return "It ended one." if number == 1 else f"It ended {number}."
+
+
+def _load(seen: Demand, after: Reading) -> LoadView:
+    return LoadView(
+        cores=seen.cores,
+        cores_wanted=seen.cores + seen.waiting_cores,
+        memory_bytes=seen.memory_bytes,
+        in_use_bytes=seen.unreclaimable_bytes,
+        at_work=seen.at_work,
+        waiting=seen.waiting,
+        hit_ratio=seen.hit_ratio,
+        cpu_s=after.cpu_s,
+        throttled_s=after.throttled_s,
+        oom_kills=after.oom_kills,
+    )
