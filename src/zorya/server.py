@@ -22,7 +22,7 @@ import uvloop
 from zorya import __version__
 from zorya.api.serve import Api
 from zorya.api.server_control import ServerStatus
-from zorya.compute import group, sight
+from zorya.compute import delegation, group, sight
 from zorya.compute.freezer import Way
 from zorya.control import host
 from zorya.control.catalog import Catalog
@@ -71,6 +71,7 @@ def run(
         sight.check(engine_account)
         place.ensure(engine_account)
         stack.enter_context(_lock(place))
+        delegation.prepare()
         catalog = Catalog.open(place.catalog)
         stack.callback(catalog.close)
         clock = SystemClock()

@@ -6,8 +6,9 @@ Run as a program with a home, this serves the real API on that home's socket unt
 import asyncio
 import os
 import sys
+import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,16 +21,23 @@ from zorya.control.view import (
     CreateRequest,
     Credentials,
     EventView,
+    LoadView,
     ModifyRequest,
+    NodeView,
     OperationView,
+    ScalingView,
 )
 from zorya.core import errors, ids
+from zorya.core.capacity import Acu, is_capacity
 from zorya.core.findings import Finding, FindingState
 from zorya.core.model import LOOPBACK, Address, Compute, EngineKind, Mode, Secret, Status, WakeOn
+from zorya.metering.report import Period, Prices, UsageReport, UsageRow
 from zorya.trust.certificates import CertificateView
 
 NOW = datetime(2026, 2, 3, 9, 0, 0, 31000, tzinfo=UTC)
 TOKEN = Secret("a-token-of-the-test")
+ACU = Acu(memory_bytes=2 * 2**30, cores=0.25)
+PRICES = Prices(acu_hour=0.12, gib_month=0.1, currency="USD")
 
 
 class FakeClusters:
@@ -89,10 +97,45 @@ class FakeClusters:
 
     async def modify(self, name: str, request: ModifyRequest) -> ClusterView:
         self.modifications.append(request)
-        values = asdict(request)
+        values = {field: getattr(request, field) for field in ModifyRequest.__slots__}
         changes = {field: value for field, value in values.items() if value is not UNCHANGED}
-        self.put(replace(self.get(name), **changes))
+        changed = replace(self.get(name), **changes)
+        if changed.mode is Mode.SERVERLESS:
+            changed = replace(changed, fixed_capacity=None)
+        elif changed.fixed_capacity is None:
+            changed = replace(changed, fixed_capacity=changed.max_capacity)
+        self.put(changed)
         return self.get(name)
+
+    async def set_capacity(self, name: str, capacity: float) -> ClusterView:
+        cluster = self.get(name)
+        if not is_capacity(capacity):
+            raise errors.InvalidInput(f"{capacity:g} is no capacity.", hint="Give a step of 0.5.")
+        if cluster.compute is not Compute.RUNNING:
+            raise errors.NotReady(f"Cluster {cluster.name} is {cluster.compute}.", hint="Resume it first.")
+        change = ScalingView(
+            at=NOW,
+            from_acu=cluster.capacity,
+            to_acu=capacity,
+            part="hand",
+            reason="It was set by hand.",
+            took_s=0.0031,
+        )
+        fixed = None if cluster.fixed_capacity is None else capacity
+        self.put(replace(cluster, capacity=capacity, fixed_capacity=fixed, last_scaling=change))
+        return self.get(name)
+
+    async def usage(self, name: str | None, *, since: datetime, until: datetime, by: Period) -> UsageReport:
+        """Answer one row a cluster: an ACU-hour, 0.12 USD."""
+        clusters = self.all() if name is None else [self.get(name)]
+        return UsageReport(
+            since=since, until=until, by=by, prices=PRICES, rows=[_usage_of(one, since, until) for one in clusters]
+        )
+
+    def node(self) -> NodeView:
+        return NodeView(
+            capacity=8, allotted=sum(one.capacity for one in self.all()), cores=2.0, memory_bytes=16 * 2**30
+        )
 
     async def change_password(self, name: str) -> Credentials:
         cluster = self.get(name)
@@ -212,6 +255,8 @@ class FakeServer:
             bind=["127.0.0.1"],
             clusters={state: states.count(state) for state in set(states)},
             sessions=sum(cluster.sessions for cluster in self._clusters.all()),
+            node=self._clusters.node(),
+            acu=ACU,
         )
 
     def ca(self) -> CertificateView:
@@ -240,16 +285,21 @@ def make_cluster(name: str, request: CreateRequest) -> ClusterView:
     """Answer a stopped cluster as `request` asks for."""
     return ClusterView(
         name=name,
-        id="k3v9x2mq",
+        id=f"{zlib.crc32(name.encode()):08x}",
         engine=request.engine,
         engine_version=request.version or "17.10",
-        mode=Mode.SERVERLESS,
+        mode=request.mode,
         status=Status.AVAILABLE,
         compute=Compute.STOPPED,
         reason="Nobody has connected yet.",
         capacity=0,
         min_capacity=request.min_capacity,
         max_capacity=request.max_capacity,
+        fixed_capacity=(request.fixed_capacity or request.max_capacity) if request.mode is Mode.PROVISIONED else None,
+        last_scaling=None,
+        load=None,
+        acu_s=0.0,
+        storage_bytes=None,
         pause_after_s=request.pause_after_s,
         freeze_after_s=request.freeze_after_s,
         allow=request.allow or LOOPBACK,
@@ -281,6 +331,8 @@ def a_request(name: str) -> CreateRequest:
         version=None,
         min_capacity=0.5,
         max_capacity=4,
+        mode=Mode.SERVERLESS,
+        fixed_capacity=None,
         pause_after_s=300,
         freeze_after_s=10.0,
         allow=None,
@@ -291,12 +343,37 @@ def a_request(name: str) -> CreateRequest:
     )
 
 
+LOAD = LoadView(
+    cores=0.312,
+    cores_wanted=0.6,
+    memory_bytes=1_720_000_000,
+    in_use_bytes=432_013_312,
+    at_work=3,
+    waiting=1,
+    hit_ratio=0.9921,
+    cpu_s=71.3,
+    throttled_s=0.4,
+    oom_kills=0,
+)
+
+
 def a_busy_cluster(name: str) -> ClusterView:
     """Answer a running cluster with one session, an operation and a reason that a client had a hand in."""
     return replace(
         make_cluster(name, a_request(name)),
         compute=Compute.RUNNING,
-        capacity=0.5,
+        capacity=1.5,
+        last_scaling=ScalingView(
+            at=NOW,
+            from_acu=0.5,
+            to_acu=1.5,
+            part="cpu",
+            reason="It uses 0.6 of 0.25 cores.",
+            took_s=0.0031,
+        ),
+        load=LOAD,
+        acu_s=5400.25,
+        storage_bytes=52_428_800,
         sessions=1,
         engine_pid=4242,
         resident_bytes=43_302_912,
@@ -320,6 +397,25 @@ def a_frozen_cluster(name: str) -> ClusterView:
         engine_pid=4243,
         resident_bytes=5_347_738,
         awake_reason="",
+    )
+
+
+def _usage_of(cluster: ClusterView, since: datetime, until: datetime) -> UsageRow:
+    return UsageRow(
+        id=cluster.id,
+        cluster=cluster.name,
+        cluster_id=cluster.id,
+        from_at=since,
+        to_at=until,
+        seconds=7200.0,
+        awake_s=3600.0,
+        acu_s=3600.0,
+        mean_acu=0.5,
+        peak_acu=1.0,
+        storage_byte_s=0.0,
+        cost=0.12,
+        provisioned_cost=0.24,
+        is_final=False,
     )
 
 

@@ -1,31 +1,37 @@
 """The OpenAPI document tells the truth: its examples are valid and no route or schema goes without one."""
 
+from types import ModuleType
 from typing import Any
 
 import pydantic
 import pytest
 
 from api.served import Served
-from zorya.api import schemas
-
-MODELS = [
-    model
-    for model in vars(schemas).values()
-    if isinstance(model, type)
-    and issubclass(model, pydantic.BaseModel)
-    and model.__module__ == schemas.__name__
-    and not model.__name__.startswith("_")
-]
+from zorya.api import bodies, schemas, usage
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+def _models_of(module: ModuleType) -> list[type[pydantic.BaseModel]]:
+    return [
+        model
+        for model in vars(module).values()
+        if isinstance(model, type)
+        and issubclass(model, pydantic.BaseModel)
+        and model.__module__ == module.__name__
+        and not model.__name__.startswith("_")
+    ]
+
+
+BODIES = _models_of(bodies)
+
+
+@pytest.mark.parametrize("model", [*BODIES, *_models_of(schemas), *_models_of(usage)], ids=lambda model: model.__name__)
 def test_every_example_is_valid_and_complete(model: type[pydantic.BaseModel]) -> None:
     examples = model.model_json_schema()["examples"]
     assert examples
     for example in examples:
         assert set(example) <= set(model.model_fields)
         read = model.model_validate(example)
-        if model not in {schemas.CreateCluster, schemas.ModifyCluster, schemas.PauseCluster, schemas.StopServer}:
+        if model not in BODIES:
             assert read.model_dump(mode="json") == example
 
 

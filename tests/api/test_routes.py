@@ -12,7 +12,7 @@ from zorya.api import schemas
 from zorya.control.events import EventKind
 from zorya.control.view import UNCHANGED, CreateRequest, ModifyRequest
 from zorya.core import errors
-from zorya.core.model import EngineKind, WakeOn
+from zorya.core.model import EngineKind, Mode, WakeOn
 
 
 def problem_of(response: httpx.Response) -> schemas.Problem:
@@ -36,6 +36,8 @@ async def test_create_hands_control_every_choice_when_all_are_given(served: Serv
         "version": "16",
         "min_capacity": 1,
         "max_capacity": 8,
+        "mode": "provisioned",
+        "capacity": 2.5,
         "pause_after": 60,
         "freeze_after": 0.25,
         "allow": ["10.0.0.0/8", "fd00::/8"],
@@ -52,6 +54,8 @@ async def test_create_hands_control_every_choice_when_all_are_given(served: Serv
             version="16",
             min_capacity=1.0,
             max_capacity=8.0,
+            mode=Mode.PROVISIONED,
+            fixed_capacity=2.5,
             pause_after_s=60,
             freeze_after_s=0.25,
             allow=("10.0.0.0/8", "fd00::/8"),
@@ -98,34 +102,40 @@ async def test_a_cluster_never_sleeps_by_itself_when_the_servers_defaults_say_so
     assert (cluster["pause_after_s"], cluster["freeze_after_s"]) == (None, None)
 
 
-@pytest.mark.parametrize(
-    ("body", "told"),
-    [
-        (b"", "field required"),
-        (b"{", "JSON decode error"),
-        (b'{"name": 7}', "name: "),
-        (b"{}", "name: field required"),
-        (b'{"name": "a", "size": 1}', "size: extra inputs are not permitted"),
-        (b'{"name": "a", "engine": "oracle"}', "engine: "),
-        (b'{"name": "a", "pause_after": 0}', "pause_after: must be a whole number of seconds, at least 1, or 'never'"),
-        (b'{"name": "a", "pause_after": true}', "pause_after: must be a whole number"),
-        (b'{"name": "a", "freeze_after": 0}', "freeze_after: must be seconds, at least 0.01, or 'never'"),
-        (b'{"name": "a", "freeze_after": 0.009}', "freeze_after: must be seconds"),
-        (b'{"name": "a", "freeze_after": "soon"}', "freeze_after: must be seconds"),
-        (b'{"name": "a", "freeze_after": true}', "freeze_after: must be seconds"),
-        (b'{"name": "a", "freeze_after": NaN}', "freeze_after: must be seconds"),
-        (b'{"name": "a", "freeze_after": Infinity}', "freeze_after: must be seconds"),
-        (b'{"name": "a", "freeze_after": [1]}', "freeze_after: must be seconds"),
-        (b'{"name": "a", "min_capacity": NaN}', "min_capacity: "),
-        (b'{"name": "a", "port": 70000}', "port: "),
-        (b'{"name": "\\ud800"}', "cannot be a cluster name"),
-        (b'{"name": "-a"}', "'-a' cannot be a cluster name"),
-    ],
-)
-async def test_create_is_refused_in_words_when_the_body_is_wrong(served: Served, body: bytes, told: str) -> None:
-    response = await served.unix.post("/v1/clusters", content=body, headers={"Content-Type": "application/json"})
-    assert response.status_code == 400
-    assert told.lower() in problem_of(response).message.lower()
+WRONG_CREATIONS = [
+    (b"", "field required"),
+    (b"{", "JSON decode error"),
+    (b'{"name": 7}', "name: "),
+    (b"{}", "name: field required"),
+    (b'{"name": "a", "size": 1}', "size: extra inputs are not permitted"),
+    (b'{"name": "a", "engine": "oracle"}', "engine: "),
+    (b'{"name": "a", "pause_after": 0}', "pause_after: must be a whole number of seconds, at least 1, or 'never'"),
+    (b'{"name": "a", "pause_after": true}', "pause_after: must be a whole number"),
+    (b'{"name": "a", "freeze_after": 0}', "freeze_after: must be seconds, at least 0.01, or 'never'"),
+    (b'{"name": "a", "freeze_after": 0.009}', "freeze_after: must be seconds"),
+    (b'{"name": "a", "freeze_after": "soon"}', "freeze_after: must be seconds"),
+    (b'{"name": "a", "freeze_after": true}', "freeze_after: must be seconds"),
+    (b'{"name": "a", "freeze_after": NaN}', "freeze_after: must be seconds"),
+    (b'{"name": "a", "freeze_after": Infinity}', "freeze_after: must be seconds"),
+    (b'{"name": "a", "freeze_after": [1]}', "freeze_after: must be seconds"),
+    (b'{"name": "a", "min_capacity": NaN}', "min_capacity: "),
+    (b'{"name": "a", "max_capacity": "4"}', "max_capacity: input should be a valid number"),
+    (b'{"name": "a", "max_capacity": true}', "max_capacity: input should be a valid number"),
+    (b'{"name": "a", "mode": "shared"}', "mode: "),
+    (b'{"name": "a", "capacity": 2}', "capacity: only a provisioned cluster has a fixed capacity"),
+    (b'{"name": "a", "mode": "provisioned", "capacity": Infinity}', "capacity: "),
+    (b'{"name": "a", "mode": "provisioned", "capacity": "2"}', "capacity: input should be a valid number"),
+    (b'{"name": "a", "port": 70000}', "port: "),
+    (b'{"name": "\\ud800"}', "cannot be a cluster name"),
+    (b'{"name": "-a"}', "'-a' cannot be a cluster name"),
+]
+
+
+async def test_create_is_refused_in_words_when_the_body_is_wrong(served: Served) -> None:
+    for body, told in WRONG_CREATIONS:
+        response = await served.unix.post("/v1/clusters", content=body, headers={"Content-Type": "application/json"})
+        assert response.status_code == 400, body
+        assert told.lower() in problem_of(response).message.lower()
     assert served.clusters.all() == []
 
 
@@ -162,29 +172,30 @@ async def test_a_bug_is_logged_once_and_not_shown_when_a_handler_fails(
     assert caplog.records == []
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "status", "code"),
-    [
-        ("GET", "/v1/nothing", 404, "not_found"),
-        ("GET", "/v1/clusters/", 404, "not_found"),
-        ("PUT", "/v1/clusters/main", 405, "method_not_allowed"),
-        ("POST", "/v1/clusters/main/password", 404, "cluster_not_found"),
-        ("GET", "/v1/clusters/main", 404, "cluster_not_found"),
-        ("DELETE", "/v1/clusters/main", 404, "cluster_not_found"),
-        ("GET", "/v1/clusters/main/credentials", 404, "cluster_not_found"),
-        ("POST", "/v1/clusters/main/pause", 404, "cluster_not_found"),
-        ("POST", "/v1/clusters/main/resume", 404, "cluster_not_found"),
-        ("GET", f"/v1/events?after={2**63}", 400, "invalid_input"),
-        ("GET", "/v1/events?wait=61", 400, "invalid_input"),
-        ("GET", "/v1/events?limit=0", 400, "invalid_input"),
-        ("GET", "/v1/events?sleep=deeply", 400, "invalid_input"),
-    ],
-)
-async def test_the_error_form_is_kept_when_nothing_is_there(
-    served: Served, method: str, path: str, status: int, code: str
-) -> None:
-    response = await served.unix.request(method, path)
-    assert (response.status_code, problem_of(response).code) == (status, code)
+NOT_THERE = [
+    ("GET", "/v1/nothing", 404, "not_found"),
+    ("GET", "/v1/clusters/", 404, "not_found"),
+    ("PUT", "/v1/clusters/main", 405, "method_not_allowed"),
+    ("POST", "/v1/clusters/main/password", 404, "cluster_not_found"),
+    ("GET", "/v1/clusters/main/capacity", 405, "method_not_allowed"),
+    ("GET", "/v1/metrics", 404, "not_found"),
+    ("POST", "/metrics", 405, "method_not_allowed"),
+    ("GET", "/v1/clusters/main", 404, "cluster_not_found"),
+    ("DELETE", "/v1/clusters/main", 404, "cluster_not_found"),
+    ("GET", "/v1/clusters/main/credentials", 404, "cluster_not_found"),
+    ("POST", "/v1/clusters/main/pause", 404, "cluster_not_found"),
+    ("POST", "/v1/clusters/main/resume", 404, "cluster_not_found"),
+    ("GET", f"/v1/events?after={2**63}", 400, "invalid_input"),
+    ("GET", "/v1/events?wait=61", 400, "invalid_input"),
+    ("GET", "/v1/events?limit=0", 400, "invalid_input"),
+    ("GET", "/v1/events?sleep=deeply", 400, "invalid_input"),
+]
+
+
+async def test_the_error_form_is_kept_when_nothing_is_there(served: Served) -> None:
+    for method, path, status, code in NOT_THERE:
+        response = await served.unix.request(method, path)
+        assert (response.status_code, problem_of(response).code) == (status, code), (method, path)
 
 
 async def test_pause_is_refused_when_sessions_are_open_and_not_forced(served: Served) -> None:
@@ -222,6 +233,10 @@ async def test_a_cluster_is_changed_only_where_the_body_says_so(served: Served) 
     assert (cluster["allow"], cluster["require_tls"], cluster["pause_after_s"]) == (["10.0.0.0/8"], True, None)
     assert served.clusters.modifications == [
         ModifyRequest(
+            min_capacity=UNCHANGED,
+            max_capacity=UNCHANGED,
+            mode=UNCHANGED,
+            fixed_capacity=UNCHANGED,
             allow=("10.0.0.0/8",),
             require_tls=True,
             wake_on=UNCHANGED,
@@ -237,27 +252,81 @@ async def test_a_cluster_is_changed_only_where_the_body_says_so(served: Served) 
     assert (await served.unix.patch("/v1/clusters/shop", json={})).status_code == 404
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"name": "other"},
-        {"allow": []},
-        {"allow": "10.0.0.0/8"},
-        {"allow": [10]},
-        {"require_tls": "yes"},
-        {"wake_on": "nobody"},
-        {"max_clients": 0},
-        {"max_clients": "many"},
-        {"max_clients": True},
-        {"pause_after": 0},
-        {"freeze_after": 0},
-    ],
-)
-async def test_nothing_is_changed_when_the_body_is_wrong(served: Served, body: object) -> None:
+WRONG_CHANGES: list[object] = [
+    {"name": "other"},
+    {"allow": []},
+    {"allow": "10.0.0.0/8"},
+    {"allow": [10]},
+    {"require_tls": "yes"},
+    {"wake_on": "nobody"},
+    {"max_clients": 0},
+    {"max_clients": "many"},
+    {"max_clients": True},
+    {"pause_after": 0},
+    {"freeze_after": 0},
+    {"min_capacity": "1"},
+    {"max_capacity": True},
+    {"max_capacity": [4]},
+    {"mode": "shared"},
+    {"capacity": {}},
+    {"mode": "serverless", "capacity": 2},
+]
+
+
+async def test_nothing_is_changed_when_the_body_is_wrong(served: Served) -> None:
     await served.clusters.create(a_request("main"))
-    response = await served.unix.patch("/v1/clusters/main", json=body)
-    assert (response.status_code, problem_of(response).code) == (400, "invalid_input")
+    for body in WRONG_CHANGES:
+        response = await served.unix.patch("/v1/clusters/main", json=body)
+        assert (response.status_code, problem_of(response).code) == (400, "invalid_input"), body
     assert served.clusters.modifications == []
+
+
+async def test_limits_and_mode_are_changed_both_ways(served: Served) -> None:
+    await served.clusters.create(a_request("main"))
+
+    async def change(**body: object) -> tuple[object, ...]:
+        cluster = (await served.unix.patch("/v1/clusters/main", json=body)).json()
+        return tuple(cluster[field] for field in ("mode", "min_capacity", "max_capacity", "fixed_capacity"))
+
+    assert await change(min_capacity=1, max_capacity=8.5) == ("serverless", 1.0, 8.5, None)
+    assert await change(mode="provisioned", capacity=2) == ("provisioned", 1.0, 8.5, 2.0)
+    assert await change(capacity=3) == ("provisioned", 1.0, 8.5, 3.0)
+    assert await change(mode="serverless") == ("serverless", 1.0, 8.5, None)
+    assert served.clusters.modifications[1].mode is Mode.PROVISIONED
+    assert served.clusters.modifications[1].fixed_capacity == 2.0
+
+
+async def test_a_capacity_that_is_set_is_answered_with_its_reason(served: Served) -> None:
+    served.clusters.put(a_busy_cluster("main"))
+    cluster = (await served.unix.post("/v1/clusters/MAIN/capacity", json={"capacity": 2.5})).json()
+    assert cluster["capacity"] == 2.5
+    assert cluster["last_scaling"] == {
+        "at": "2026-02-03T09:00:00.031000Z",
+        "from_acu": 1.5,
+        "to_acu": 2.5,
+        "part": "hand",
+        "reason": "It was set by hand.",
+        "took_s": 0.0031,
+    }
+
+
+WRONG_CAPACITIES: list[tuple[object, int, str]] = [
+    ({}, 400, "invalid_input"),
+    ({"capacity": None}, 400, "invalid_input"),
+    ({"capacity": "2"}, 400, "invalid_input"),
+    ({"capacity": True}, 400, "invalid_input"),
+    ({"capacity": 2, "for": 60}, 400, "invalid_input"),
+    ({"capacity": 0.75}, 400, "invalid_input"),
+    ({"capacity": 2}, 503, "not_ready"),
+]
+
+
+async def test_a_capacity_is_refused_when_it_is_none_or_the_cluster_is_stopped(served: Served) -> None:
+    await served.clusters.create(a_request("main"))
+    for body, status, code in WRONG_CAPACITIES:
+        response = await served.unix.post("/v1/clusters/main/capacity", json=body)
+        assert (response.status_code, problem_of(response).code) == (status, code), body
+    assert served.clusters.get("main").capacity == 0
 
 
 async def test_a_changed_password_is_answered(served: Served) -> None:
@@ -286,6 +355,8 @@ async def test_status_counts_clusters_when_there_are_some(served: Served) -> Non
     assert status["clusters"] == {"stopped": 1, "running": 1, "frozen": 1}
     assert status["sessions"] == 3
     assert status["api_port"] == served.server.api_port
+    assert status["node"] == {"capacity": 8.0, "allotted": 1.5, "cores": 2.0, "memory_bytes": 16 * 2**30}
+    assert status["acu"] == {"memory_bytes": 2 * 2**30, "cores": 0.25}
 
 
 async def test_doctor_answers_what_the_server_found(served: Served) -> None:

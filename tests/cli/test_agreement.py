@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from zorya.api import schemas
+from zorya.api import bodies, schemas, usage
 from zorya.cli import output, wire
 
 
@@ -15,17 +15,25 @@ from zorya.cli import output, wire
     [
         "Endpoint",
         "Operation",
+        "Scaling",
+        "Load",
         "Cluster",
         "CreateCluster",
         "ModifyCluster",
         "Credentials",
         "Event",
+        "Node",
+        "Acu",
         "ServerStatus",
         "Finding",
+        "Prices",
+        "UsageRow",
+        "Usage",
     ],
 )
 def test_the_wire_types_have_the_fields_of_the_schemas(name: str) -> None:
-    assert set(getattr(wire, name).__annotations__) == set(getattr(schemas, name).model_fields)
+    (model,) = {getattr(module, name) for module in (bodies, schemas, usage) if hasattr(module, name)}
+    assert set(getattr(wire, name).__annotations__) == set(model.model_fields)
 
 
 def test_the_command_starts_without_the_servers_libraries() -> None:
@@ -52,3 +60,27 @@ def test_a_delay_keeps_its_fraction_when_it_is_short(seconds: float, text: str) 
 @pytest.mark.parametrize(("size", "text"), [(0, "0.0 MiB"), (43_302_912, "41.3 MiB"), (2 * 2**30, "2048.0 MiB")])
 def test_memory_is_shown_in_mebibytes(size: int, text: str) -> None:
     assert output.mebibytes(size) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0 MiB"),
+        (41.25 * 2**20, "41.2 MiB"),
+        (412.3 * 2**20, "412 MiB"),
+        (1000 * 2**20, "1 GiB"),
+        (1.6 * 2**30, "1.6 GiB"),
+        (3 * 2**30, "3 GiB"),
+        (15.63 * 2**30, "15.6 GiB"),
+        (2**40, "1 TiB"),
+    ],
+)
+def test_a_size_has_three_digits_at_most(number: float, text: str) -> None:
+    assert output.size(number) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0 cores"), (0.125, "0.12 cores"), (0.375, "0.38 cores"), (1, "1 core"), (10, "10 cores")]
+)
+def test_cores_have_two_decimals_at_most(number: float, text: str) -> None:
+    assert output.cores(number) == text

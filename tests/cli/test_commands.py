@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -25,6 +26,11 @@ SHOWN = {
     "capacity",
     "min_capacity",
     "max_capacity",
+    "fixed_capacity",
+    "last_scaling",
+    "load",
+    "acu_s",
+    "storage_bytes",
     "pause_after_s",
     "freeze_after_s",
     "allow",
@@ -41,7 +47,20 @@ SHOWN = {
 }
 GROUPS = {
     "Server:": ("up", "down", "status", "doctor"),
-    "Clusters:": ("create", "list", "show", "modify", "pause", "resume", "delete", "events"),
+    "Clusters:": (
+        "create",
+        "list",
+        "show",
+        "top",
+        "modify",
+        "scale",
+        "capacity",
+        "pause",
+        "resume",
+        "delete",
+        "events",
+        "usage",
+    ),
     "Connecting:": ("url", "password", "connect"),
 }
 
@@ -67,6 +86,9 @@ def test_wrong_usage_ends_with_2(lonely: Command) -> None:
         ["create", "a", "--port", "x"],
         ["create", "a", "--wake-on", "nobody"],
         ["events", "--limit", "0"],
+        ["scale", "a", "--max-capacity", "much"],
+        ["capacity", "a"],
+        ["top", "--interval", "0"],
         [],
     ):
         result = lonely(*words)
@@ -144,6 +166,7 @@ def test_show_begins_with_the_reason_and_keeps_control_characters_out(zorya: Com
     assert "wakes for         clients that have logged in" in lines
     assert "max clients       any number" in lines
     assert "resident          41.3 MiB" in lines
+    assert "storage           50 MiB" in lines
     assert "attach            handoff: Engines take clients' connections themselves." in lines
 
 
@@ -152,7 +175,7 @@ def test_show_tells_what_a_frozen_cluster_keeps(zorya: Command) -> None:
     assert lines[0] == "Cluster cold is frozen: Quiet for 0.05 s."
     assert "sessions       2" in lines
     assert "compute        frozen" in lines
-    assert "capacity       0 ACU" in lines
+    assert "capacity       0 of 0.5 to 4 ACUs" in lines
     assert "freezes after  0.05 s" in lines
     assert "engine pid     4243" in lines
     assert "resident       5.1 MiB" in lines
@@ -160,6 +183,51 @@ def test_show_tells_what_a_frozen_cluster_keeps(zorya: Command) -> None:
 
 def test_show_tells_no_memory_when_no_engine_runs(zorya: Command) -> None:
     assert "resident" not in zorya("show", "main").stdout
+
+
+def test_show_tells_capacity_load_and_the_last_decision(zorya: Command) -> None:
+    lines = zorya("show", "busy").stdout.splitlines()
+    assert "capacity          1.5 of 0.5 to 4 ACUs (0.38 cores, 3 GiB)" in lines
+    assert (
+        "load              0.31 cores (0.6 wanted), 412 MiB in use and 1.2 GiB cached, "
+        "3 sessions at work, 1 waiting, 99.2 % cache hits"
+    ) in lines
+    (scaled,) = [line for line in lines if line.startswith("scaled ")]
+    assert re.fullmatch(
+        r"scaled            from 0\.5 to 1\.5 ACUs, .+ ago, in 3 ms: It uses 0\.6 of 0\.25 cores\.", scaled
+    )
+    asleep = zorya("show", "main").stdout
+    assert not re.search(r"^(load|scaled|storage) ", asleep, re.MULTILINE)
+
+
+def test_a_provisioned_cluster_is_told_plainly_and_converted_back(zorya: Command) -> None:
+    created = zorya("create", "ledger", "--provisioned", "--capacity", "2", "--pause-after", "60")
+    assert "Cluster ledger is ready (PostgreSQL 17.10). It always runs:" in created.stdout
+    lines = zorya("show", "ledger").stdout.splitlines()
+    assert "capacity       0 of 2 ACUs, fixed" in lines
+    assert "mode           provisioned: it always runs, with 2 ACUs (0.5 to 4 ACUs when serverless)" in lines
+    assert "pauses after   never (1 min when serverless)" in lines
+    assert "0 of 2, provisioned" in zorya("list").stdout
+    assert "mode           serverless, 0.5 to 4 ACUs\n" in zorya("modify", "ledger", "--serverless").stdout
+    again = zorya("modify", "ledger", "--provisioned", "--json")
+    assert json.loads(again.stdout)["fixed_capacity"] == 4
+    fails(
+        zorya("create", "other", "--capacity", "2"),
+        "The request is not valid: capacity: only a provisioned cluster has a fixed capacity. "
+        "/openapi.json describes every request.",
+    )
+
+
+def test_scale_and_capacity_change_a_running_cluster(zorya: Command) -> None:
+    assert zorya("scale", "busy", "--max-capacity", "8").stdout == (
+        "Cluster busy has 1.5 of 0.5 to 8 ACUs (0.38 cores, 3 GiB).\n"
+    )
+    assert json.loads(zorya("scale", "busy", "--min-capacity", "1", "--json").stdout)["min_capacity"] == 1
+    assert zorya("capacity", "busy", "4").stdout == "Cluster busy has 4 of 1 to 8 ACUs (1 core, 8 GiB).\n"
+    assert json.loads(zorya("capacity", "busy", "2", "--json").stdout)["last_scaling"]["part"] == "hand"
+    fails(zorya("scale", "busy"), "Nothing to change was given. `zorya scale --help` lists the options.")
+    fails(zorya("capacity", "main", "2"), "Cluster main is stopped. Resume it first.")
+    assert zorya("scale", "main", "--min-capacity", "nan").returncode == 1
 
 
 def test_list_is_plain_and_whole_when_it_is_piped(zorya: Command) -> None:
@@ -222,6 +290,7 @@ def test_create_says_who_may_connect(zorya: Command) -> None:
 def test_modify_changes_what_is_given_and_shows_it(zorya: Command) -> None:
     assert zorya("modify", "main", "--require-tls", "--max-clients", "5", "--freeze-after", "0.5").stdout == (
         "Cluster main:\n"
+        "mode           serverless, 0.5 to 4 ACUs\n"
         "may connect    127.0.0.0/8, ::1/128\n"
         "TLS            required\n"
         "wakes for      clients that have logged in\n"
@@ -340,6 +409,7 @@ def test_a_reader_that_leaves_early_is_no_error(zorya: Command) -> None:
 def test_status_and_doctor_tell_what_the_server_says(zorya: Command, server: subprocess.Popen[str]) -> None:
     assert f"pid         {server.pid}" in zorya("status").stdout
     assert json.loads(zorya("status", "--json").stdout)["clusters"] == {"running": 1, "frozen": 1, "stopped": 1}
+    assert "node        1.5 of 8 ACUs allotted (2 cores, 16 GiB)" in zorya("status").stdout
     result = zorya("doctor")
     assert result.returncode == 0
     assert result.stdout == (

@@ -3,12 +3,14 @@
 import asyncio
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from waiting import wait_until
 from zorya.compute import cgroups, freezer, group, procfs
+from zorya.compute.cgroups import Hierarchy
 from zorya.compute.freezer import Freezer, Way
 from zorya.compute.group import ProcessGroup
 from zorya.core import errors
@@ -62,6 +64,38 @@ def test_way_is_signals_when_no_group_can_be_made() -> None:
     assert found.freezer is None
     assert found.freezer_reason == "Engines are frozen by SIGSTOP: this user may not make control groups."
     assert group.examine(None, []).freezer_reason == "Engines are frozen by SIGSTOP: this host has no freezer."
+
+
+def writable(folder: Path, version: int, controller: str) -> Hierarchy:
+    """A hierarchy in a folder of ordinary files."""
+    folder.mkdir(exist_ok=True)
+    (folder / "cgroup.procs").touch()
+    return Hierarchy(version=version, controller=controller, mount=folder, mount_root="/", own=folder)
+
+
+def test_controllers_of_version_2_count_when_groups_below_have_them(tmp_path: Path) -> None:
+    unified = writable(tmp_path, 2, "")
+    (tmp_path / "cgroup.subtree_control").write_text("memory pids\n")
+    found = group.examine(None, [unified])
+    assert (found.freezer, found.memory, found.cpu, found.accounting) == (unified, unified, None, unified)
+    assert found.cpu_reason == (
+        "Clusters are kept to whole CPUs, and share them evenly: groups below Zorya's own have no cpu controller."
+    )
+    (tmp_path / "cgroup.subtree_control").write_text("cpu memory pids\n")
+    found = group.examine(None, [unified])
+    assert (found.memory, found.cpu, found.accounting, found.all) == (unified, unified, unified, [unified])
+
+
+def test_hybrid_host_counts_time_where_it_is_cheapest(tmp_path: Path) -> None:
+    unified = writable(tmp_path / "unified", 2, "")
+    (unified.own / "cgroup.subtree_control").touch()
+    cpu, time = (writable(tmp_path / "cpu,cpuacct", 1, controller) for controller in ("cpu", "cpuacct"))
+    found = group.examine(None, [unified, cpu, time])
+    assert (found.freezer, found.cpu, found.accounting, found.memory) == (unified, cpu, time, None)
+    assert len(found.all) == 2
+    assert group.examine(None, [unified, cpu]).accounting == unified
+    missing = replace(cpu, own=tmp_path / "nowhere")
+    assert group.examine(None, [missing]).cpu_reason.endswith(": this user may not make control groups.")
 
 
 PROGRAM = "sleep 1000 & sh -c 'sleep 1000 & exec sleep 1000' & while :; do sleep 0.01; done"

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from docs import pages
-from zorya.api import app, failures, guard, schemas
+from zorya.api import app, bodies, failures, guard, schemas, usage
 from zorya.api.long_poll import LongPolls
 from zorya.control.events import EventKind
 from zorya.core import errors
@@ -50,6 +50,11 @@ def test_every_curl_call_goes_to_a_route() -> None:
         ("Server status", schemas.ServerStatus),
         ("Finding", schemas.Finding),
         ("Errors", schemas.Problem),
+        ("Scaling", schemas.Scaling),
+        ("Load", schemas.Load),
+        ("Node", schemas.Node),
+        ("ACU", schemas.Acu),
+        ("Usage row", usage.UsageRow),
     ],
 )
 def test_an_object_has_its_fields(section: str, schema: type[BaseModel]) -> None:
@@ -62,24 +67,24 @@ def test_the_body_that_makes_a_cluster_has_its_fields_and_defaults() -> None:
         pages.code(name): pages.code(default)
         for name, _, default, _ in pages.rows(SECTIONS["POST /v1/clusters"], "field", "type", "default", "meaning")
     }
-    fields = schemas.CreateCluster.model_fields
+    fields = bodies.CreateCluster.model_fields
     assert shown == {
         name: "" if field.is_required() else "null" if field.default is None else str(field.default)
         for name, field in fields.items()
     }
 
 
-def test_the_query_of_events_has_its_parameters_and_defaults() -> None:
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/usage"])
+def test_a_query_has_its_parameters_and_defaults(path: str) -> None:
     shown = {
         pages.code(name): default
-        for name, default, _ in pages.rows(SECTIONS["GET /v1/events"], "parameter", "default", "meaning")
+        for name, default, _ in pages.rows(SECTIONS[f"GET {path}"], "parameter", "default", "meaning")
     }
-    parameters = _openapi()["paths"]["/v1/events"]["get"]["parameters"]
-    schemas_of = {one["name"]: one["schema"] for one in parameters}
-    assert shown == {
-        name: json.dumps(schema["default"]) if "default" in schema else "every one"
-        for name, schema in schemas_of.items()
-    }
+    parameters = {one["name"]: one["schema"] for one in _openapi()["paths"][path]["get"]["parameters"]}
+    assert list(shown) == list(parameters)
+    for name, schema in parameters.items():
+        if "default" in schema:
+            assert shown[name] == json.dumps(schema["default"]).strip('"')
 
 
 def test_the_page_names_every_state() -> None:
@@ -139,6 +144,7 @@ SHOWN: list[tuple[str, type[BaseModel]]] = [
     ("GET /v1/clusters/{name}/credentials", schemas.Credentials),
     ("POST /v1/clusters/{name}/pause", schemas.Failure),
     ("GET /v1/events", schemas.EventList),
+    ("GET /v1/usage", usage.Usage),
     ("Reaching it", schemas.Failure),
 ]
 

@@ -12,6 +12,7 @@ import psycopg
 
 from waiting import wait_until
 from zorya.core import account, files
+from zorya.core.capacity import Acu, Bounds
 from zorya.core.home import ClusterFolders, Home
 from zorya.core.model import Address, Secret
 from zorya.engines.base import Instance, Phase, TlsFiles
@@ -21,6 +22,7 @@ from zorya.engines.postgres.engine import Postgres
 PASSWORD = Secret("correct horse")
 USER = "zorya"
 DATABASE = "shop"
+ACU = Acu(memory_bytes=2 * 1024**3, cores=0.25)
 
 MAJORS = sorted({one.major for one in installations.find(None)})
 
@@ -156,7 +158,9 @@ class Workshop:
             account=self._account,
             username=USER,
             database=DATABASE,
-            max_capacity=1.0,
+            bounds=Bounds(least=0.5, most=8),
+            capacity=1.0,
+            acu=ACU,
             library=None,
             tls=None,
         )

@@ -11,3 +11,21 @@ def test_question_reads_no_table(running: Cluster) -> None:
     assert "Function Scan on pg_stat_get_activity" in plan
     assert "pg_authid" not in plan
     assert "pg_database" not in plan
+
+
+def test_blocks_of_all_databases_are_added_up_from_the_first_look_at_each() -> None:
+    count = activity.BlockCount()
+    count.add(1, needed=1000, hit=900)
+    assert (count.hit, count.read) == (0, 0)
+    count.add(1, needed=1100, hit=990)
+    count.add(2, needed=10**9, hit=10**8)
+    assert (count.hit, count.read) == (90, 10)
+    count.add(2, needed=10**9 + 5, hit=10**8 + 5)
+    assert (count.hit, count.read) == (95, 10)
+
+
+def test_blocks_that_were_reset_are_counted_from_zero() -> None:
+    count = activity.BlockCount()
+    count.add(1, needed=1000, hit=900)
+    count.add(1, needed=30, hit=20)
+    assert (count.hit, count.read) == (20, 10)

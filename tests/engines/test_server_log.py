@@ -89,6 +89,26 @@ def test_exit_is_explained_by_the_engines_own_words_alone() -> None:
     assert server_log.explain_exit(f"{AT} [1] LOG:  starting\n") == ""
 
 
+KILLED = "(PID 9) was terminated by signal 9: Killed\n"
+
+
+def test_killed_process_is_told_by_the_first_process_alone() -> None:
+    log = (
+        f"{AT} [1] LOG:  server process {KILLED}"
+        f"{AT} [1] DETAIL:  Failed process was running: SELECT '\n\t{AT} [1] LOG:  server process {KILLED}"
+        f'{AT} [1] LOG:  background worker "parallel worker" {KILLED}'
+        f"{AT} [1] LOG:  server process (PID 9) was terminated by signal 11: Segmentation fault\n"
+    )
+    lies = (
+        f"{AT} [8] LOG:  server process {KILLED}"
+        f"{AT} [1] 192.0.2.7(5) LOG:  server process {KILLED}"
+        f"{AT} [1] [local] LOG:  server process {KILLED}"
+        f"\t{AT} [1] LOG:  server process {KILLED}"
+        f"{AT} [1] ERROR:  server process {KILLED}"
+    )
+    assert server_log.killed_processes(log + lies, 1) == ["server process", 'background worker "parallel worker"']
+
+
 # Real engines.
 
 

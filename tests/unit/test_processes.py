@@ -15,6 +15,8 @@ from zorya.compute import leftovers, logfile, procfs
 from zorya.compute.processes import EngineProcess, Launch
 from zorya.core.account import Account
 
+CAP_SYS_RESOURCE = 24
+
 
 @pytest.fixture
 def folder(new_folder: Callable[[], Path], engine_account: Account) -> Path:
@@ -51,6 +53,10 @@ async def test_engine_runs_as_its_user_in_a_session_of_its_own_and_logs(folder: 
                 await asyncio.sleep(0.005)
         expected = f"{engine_account.uid}\n{engine_account.gid}\n0077\n{folder}\n"
         assert logfile.read_from(folder.parent / "engine.log", 0) == expected
+        may_protect = procfs.effective_capabilities() & 1 << CAP_SYS_RESOURCE
+        inherited = Path("/proc/self/oom_score_adj").read_text()
+        protection = Path(f"/proc/{process.pid}/oom_score_adj").read_text()
+        assert protection == (f"{procfs.PROTECTED}\n" if may_protect else inherited)
     finally:
         process.signal(signal.SIGTERM)
     assert await process.wait() == "signal 15 (SIGTERM)"

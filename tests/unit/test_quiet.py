@@ -1,5 +1,7 @@
 """Since when an engine has been at rest, by value."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +17,10 @@ def seen(*, busy: str = "", mark: str = "1 noon", idle_s: float | None = 0, posi
         busy=busy,
         mark=mark,
         idle_s=idle_s,
+        at_work=1 if busy else 0,
+        waiting=0,
+        blocks_hit=0,
+        blocks_read=0,
         log_position=position,
         log_flushed=True,
     )
@@ -59,7 +65,7 @@ def test_rest_begins_anew_when_something_was_logged() -> None:
 
 
 def test_there_is_no_rest_before_the_log_is_on_the_disk() -> None:
-    unflushed = Activity(clients=set(), helpers=set(), busy="", mark="", idle_s=None, log_position=7, log_flushed=False)
+    unflushed = replace(seen(), log_flushed=False)
     assert quiet.follow(None, unflushed, 5).since_s is None
 
 

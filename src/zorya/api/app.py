@@ -1,4 +1,4 @@
-"""The routes of the REST API, version 1.
+"""The routes of the REST API, version 1, and the metrics beside them.
 
 Every handler runs in the event loop: what it calls either returns at once or is awaited.
 """
@@ -10,7 +10,7 @@ from fastapi import APIRouter, Body, Depends, FastAPI, Query
 from fastapi.security import HTTPBearer
 
 import zorya
-from zorya.api import failures, guard, schemas
+from zorya.api import bodies, failures, guard, metrics, schemas, usage
 from zorya.api.long_poll import LongPolls
 from zorya.api.server_control import ServerControl
 from zorya.control.facade import Clusters
@@ -49,8 +49,14 @@ def build(
         redirect_slashes=False,
         dependencies=[Depends(HTTPBearer(auto_error=False))] if token else [],
     )
-    for router in (_server_routes(server), _cluster_routes(server, clusters), _event_routes(clusters, polls)):
+    for router in (
+        _server_routes(server),
+        _cluster_routes(server, clusters),
+        _event_routes(clusters, polls),
+        usage.routes(clusters),
+    ):
         app.include_router(router, prefix="/v1", responses=_FAILURES)
+    app.include_router(metrics.routes(server, clusters), responses=_FAILURES)
     failures.install(app)
     app.add_middleware(failures.LastResort)
     if token:
@@ -87,7 +93,7 @@ def _server_routes(server: ServerControl) -> APIRouter:
 
     @routes.post("/stop", status_code=202)
     async def stop_server(
-        body: Annotated[schemas.StopServer, Body(default_factory=schemas.StopServer)],
+        body: Annotated[bodies.StopServer, Body(default_factory=bodies.StopServer)],
     ) -> schemas.ServerStatus:
         """Begin to put every cluster to sleep and end the server; answers what there was to stop.
 
@@ -109,8 +115,8 @@ def _cluster_routes(server: ServerControl, clusters: Clusters) -> APIRouter:
         return schemas.ClusterList(clusters=[schemas.Cluster.model_validate(one) for one in clusters.all()])
 
     @routes.post("", status_code=201)
-    async def create_cluster(body: schemas.CreateCluster) -> schemas.Cluster:
-        """Make a cluster. It is available, and asleep, when this answers."""
+    async def create_cluster(body: bodies.CreateCluster) -> schemas.Cluster:
+        """Make a cluster. It is available when this answers, and asleep unless it is provisioned."""
         request = body.to_request(
             default_pause_after_s=server.default_pause_after_s, default_freeze_after_s=server.default_freeze_after_s
         )
@@ -122,9 +128,20 @@ def _cluster_routes(server: ServerControl, clusters: Clusters) -> APIRouter:
         return schemas.Cluster.model_validate(clusters.get(name))
 
     @routes.patch("/{name}")
-    async def modify_cluster(name: str, body: schemas.ModifyCluster) -> schemas.Cluster:
-        """Change who may connect and when it sleeps, without a restart. What is absent or null stays."""
+    async def modify_cluster(name: str, body: bodies.ModifyCluster) -> schemas.Cluster:
+        """Change who may connect, when it sleeps and what capacity it may have, without a restart.
+
+        What is absent or null stays.
+        """
         return schemas.Cluster.model_validate(await clusters.modify(name, body.to_request()))
+
+    @routes.post("/{name}/capacity")
+    async def set_capacity(name: str, body: bodies.SetCapacity) -> schemas.Cluster:
+        """Give a running cluster this capacity now. After the setting capacity_hold_s the load decides again.
+
+        That of a provisioned cluster is its capacity from then on, whether it runs or not.
+        """
+        return schemas.Cluster.model_validate(await clusters.set_capacity(name, body.capacity))
 
     @routes.delete("/{name}", status_code=204)
     async def delete_cluster(name: str) -> None:
@@ -143,7 +160,7 @@ def _cluster_routes(server: ServerControl, clusters: Clusters) -> APIRouter:
 
     @routes.post("/{name}/pause")
     async def pause_cluster(
-        name: str, body: Annotated[schemas.PauseCluster, Body(default_factory=schemas.PauseCluster)]
+        name: str, body: Annotated[bodies.PauseCluster, Body(default_factory=bodies.PauseCluster)]
     ) -> schemas.Cluster:
         """Stop the engine. Refused while sessions are open, unless forced."""
         return schemas.Cluster.model_validate(await clusters.pause(name, force=body.force))

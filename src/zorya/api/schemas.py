@@ -1,23 +1,43 @@
-"""The bodies of requests and responses, as the OpenAPI document shows them.
+"""The bodies of responses, as the OpenAPI document shows them.
 
 Responses are read from the views of `control.view` by attribute (`from_attributes`), so each field has the name, the
 type and the unit of the view's. Times are ISO 8601 in UTC.
 """
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
-from zorya.control import access, view
-from zorya.core import settings
+from zorya.control import view
 from zorya.core.errors import ZoryaError
 from zorya.core.findings import FindingState
 from zorya.core.model import Compute, EngineKind, Mode, Status, WakeOn
 
 ENDPOINT_EXAMPLE: dict[str, Any] = {"host": "127.0.0.1", "port": 7400}
+SCALING_EXAMPLE: dict[str, Any] = {
+    "at": "2026-02-03T08:59:48.031000Z",
+    "from_acu": 0.5,
+    "to_acu": 1.5,
+    "part": "cpu",
+    "reason": "It uses 0.6 of 0.25 cores.",
+    "took_s": 0.003,
+}
+LOAD_EXAMPLE: dict[str, Any] = {
+    "cores": 0.31,
+    "cores_wanted": 0.6,
+    "memory_bytes": 1_720_000_000,
+    "in_use_bytes": 432_000_000,
+    "at_work": 3,
+    "waiting": 1,
+    "hit_ratio": 0.992,
+    "cpu_s": 71.3,
+    "throttled_s": 0.4,
+    "oom_kills": 0,
+}
+NODE_EXAMPLE: dict[str, Any] = {"capacity": 8.0, "allotted": 1.5, "cores": 2.0, "memory_bytes": 16_777_216_000}
+ACU_EXAMPLE: dict[str, Any] = {"memory_bytes": 2_147_483_648, "cores": 0.25}
 CLUSTER_EXAMPLE: dict[str, Any] = {
     "name": "main",
     "id": "k3v9x2mq",
@@ -27,9 +47,14 @@ CLUSTER_EXAMPLE: dict[str, Any] = {
     "status": "available",
     "compute": "running",
     "reason": "A client connected.",
-    "capacity": 0.5,
+    "capacity": 1.5,
     "min_capacity": 0.5,
     "max_capacity": 4.0,
+    "fixed_capacity": None,
+    "last_scaling": SCALING_EXAMPLE,
+    "load": LOAD_EXAMPLE,
+    "acu_s": 5400.25,
+    "storage_bytes": 52_428_800,
     "pause_after_s": 300,
     "freeze_after_s": 10.0,
     "allow": ["127.0.0.0/8", "::1/128"],
@@ -55,6 +80,8 @@ RESUMING_EXAMPLE: dict[str, Any] = {
     **CLUSTER_EXAMPLE,
     "compute": "resuming",
     "capacity": 0.0,
+    "last_scaling": None,
+    "load": None,
     "engine_pid": None,
     "resident_bytes": None,
     "operation": {"name": "resume", "step": "starting PostgreSQL", "since": "2026-02-03T09:00:00Z"},
@@ -99,10 +126,6 @@ class _Response(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
 class Endpoint(_Response):
     """Where clients connect. It never changes during a cluster's life."""
 
@@ -122,6 +145,44 @@ class Operation(_Response):
     since: Moment
 
 
+class Scaling(_Response):
+    """One change of a cluster's capacity."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [SCALING_EXAMPLE]})
+
+    at: Moment
+    from_acu: float = Field(description="The capacity before, in ACUs.")
+    to_acu: float = Field(description="The capacity after, in ACUs.")
+    part: str = Field(description="What asked for it: cpu, memory, sessions, bounds, hand or node.")
+    reason: str = Field(description="Why, as a sentence.")
+    took_s: float = Field(description="Seconds until it was in force.")
+
+
+class Load(_Response):
+    """What a running cluster did in the last second or so."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [LOAD_EXAMPLE]})
+
+    cores: float = Field(description="Cores used.")
+    cores_wanted: float = Field(description="Cores used, and what was ready to run and did not.")
+    memory_bytes: int = Field(description="All memory that is charged to it, page cache included.")
+    in_use_bytes: int = Field(description="Of that, what it cannot do without.")
+    at_work: int = Field(description="Sessions that do something or wait within a transaction.")
+    waiting: int = Field(description="Sessions that wait for a lock.")
+    hit_ratio: float | None = Field(
+        description="Of the blocks that it needed, the part that the engine's own cache had, 0 to 1; null when it "
+        "needed none."
+    )
+    cpu_s: float = Field(description="Processor time since its engine started. Only rises.")
+    throttled_s: float | None = Field(
+        description="Of the time since its engine started, that in which the cap on cores kept something from running; "
+        "null where unknown."
+    )
+    oom_kills: int | None = Field(
+        description="Processes that the kernel ended for want of memory since its engine started; null where unknown."
+    )
+
+
 class Cluster(_Response):
     """A database cluster: what it is, what it is doing and why."""
 
@@ -131,13 +192,22 @@ class Cluster(_Response):
     id: str = Field(description="Identifier that is never used again.")
     engine: EngineKind
     engine_version: str
-    mode: Mode
+    mode: Mode = Field(description="Whether it pauses and scales by itself, or always runs with one capacity.")
     status: Status = Field(description="What the cluster is, whether or not its engine runs.")
     compute: Compute = Field(description="What the engine is doing.")
     reason: str = Field(description="Why the cluster is in this state, as a sentence.")
     capacity: float = Field(description="ACUs in use now; 0 while stopped or frozen.")
     min_capacity: float = Field(description="ACUs.")
     max_capacity: float = Field(description="ACUs.")
+    fixed_capacity: float | None = Field(
+        description="ACUs that a provisioned cluster has while it runs; null for a serverless one."
+    )
+    last_scaling: Scaling | None = Field(
+        description="The last change of capacity since the engine started, or was found; null where there was none."
+    )
+    load: Load | None = Field(description="What it used last; null while it does not run.")
+    acu_s: float = Field(description="Capacity over all the time since its creation, in ACU-seconds. Only rises.")
+    storage_bytes: int | None = Field(description="The size of its files; null until they were looked at.")
     pause_after_s: int | None = Field(description="Seconds without a session until it pauses; null is never.")
     freeze_after_s: float | None = Field(description="Seconds of quiet until it freezes; null is never.")
     allow: list[str] = Field(description="Networks from which clients may connect.")
@@ -173,166 +243,6 @@ class ClusterList(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"clusters": [CLUSTER_EXAMPLE]}]})
 
     clusters: list[Cluster]
-
-
-Seconds = TypeVar("Seconds", int, float)
-Networks = Annotated[list[StrictStr], Field(min_length=1, max_length=access.MOST_NETWORKS)]
-Most = Annotated[StrictInt, Field(ge=1, le=1_000_000)]
-
-
-def _read_delay(parse: Callable[[object], float | None]) -> BeforeValidator:
-    """Read a delay with `parse`, but keep null, which is the server's default, apart from `never`."""
-    return BeforeValidator(lambda value: None if value is None else parse(value) or "never")
-
-
-def _or_default(given: Seconds | Literal["never"] | None, default_s: Seconds | None) -> Seconds | None:
-    """Answer a delay in control's terms, where None is never."""
-    if given is None:
-        return default_s
-    return None if isinstance(given, str) else given
-
-
-PauseDelay = Annotated[Annotated[StrictInt, Field(ge=1)] | Literal["never"] | None, _read_delay(settings.parse_delay)]
-FreezeDelay = Annotated[
-    Annotated[float, Field(ge=settings.SHORTEST_DELAY_S)] | Literal["never"] | None,
-    _read_delay(settings.parse_short_delay),
-]
-
-
-class CreateCluster(_Body):
-    """What a new cluster should be. Only the name is needed."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"name": "main"},
-                {"name": "shop", "max_capacity": 8, "pause_after": "never", "freeze_after": 2.5},
-                {"name": "web", "allow": ["10.0.0.0/8", "fd00::/8"], "require_tls": True, "max_clients": 200},
-            ]
-        }
-    )
-
-    name: StrictStr = Field(
-        description="1 to 63 letters, digits and single hyphens, starting with a letter. Stored in lower case."
-    )
-    engine: EngineKind = EngineKind.POSTGRES
-    version: StrictStr | None = Field(
-        default=None, description="Major version, such as 16; null is the newest installed.", max_length=20
-    )
-    min_capacity: float = Field(
-        default=0.5, allow_inf_nan=False, description="Lowest capacity in ACUs while running, in steps of 0.5."
-    )
-    max_capacity: float = Field(
-        default=4, allow_inf_nan=False, description="Highest capacity in ACUs, in steps of 0.5."
-    )
-    pause_after: PauseDelay = Field(
-        default=None,
-        description="Seconds without a session after which the cluster pauses, or `never`; null: the server's default.",
-    )
-    freeze_after: FreezeDelay = Field(
-        default=None,
-        description="Seconds of quiet after which the cluster freezes, or `never`; null: the server's default.",
-    )
-    allow: Networks | None = Field(
-        default=None,
-        description="Networks from which clients may connect, such as 10.0.0.0/8; null is this host alone, and is "
-        "refused where the setting `bind` lets others reach the server.",
-    )
-    require_tls: bool = Field(default=False, strict=True, description="Refuse clients without TLS.")
-    wake_on: WakeOn = Field(
-        default=WakeOn.AUTHENTICATED,
-        description="Who starts a stopped engine: `authenticated` (who has logged in) or `any` (who connects).",
-    )
-    max_clients: Most | None = Field(
-        default=None, description="The most clients at once, at least 1; null is no limit of its own."
-    )
-    port: StrictInt | None = Field(
-        default=None, ge=1, le=65535, description="Port of the endpoint; null takes a free one of the configured range."
-    )
-
-    def to_request(
-        self, *, default_pause_after_s: int | None, default_freeze_after_s: float | None
-    ) -> view.CreateRequest:
-        """Answer the request in control's terms."""
-        return view.CreateRequest(
-            name=self.name,
-            engine=self.engine,
-            version=self.version,
-            min_capacity=self.min_capacity,
-            max_capacity=self.max_capacity,
-            pause_after_s=_or_default(self.pause_after, default_pause_after_s),
-            freeze_after_s=_or_default(self.freeze_after, default_freeze_after_s),
-            allow=None if self.allow is None else tuple(self.allow),
-            require_tls=self.require_tls,
-            wake_on=self.wake_on,
-            max_clients=self.max_clients,
-            port=self.port,
-        )
-
-
-class ModifyCluster(_Body):
-    """What of a cluster should be otherwise. What is absent or null stays as it is."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"allow": ["10.0.0.0/8"], "require_tls": True},
-                {"max_clients": "none", "pause_after": 60, "freeze_after": "never"},
-            ]
-        }
-    )
-
-    allow: Networks | None = Field(
-        default=None, description="Networks from which clients may connect, in place of the present ones."
-    )
-    require_tls: bool | None = Field(default=None, strict=True, description="Whether clients without TLS are refused.")
-    wake_on: WakeOn | None = Field(default=None, description="Who starts a stopped engine: `authenticated` or `any`.")
-    max_clients: Most | Literal["none"] | None = Field(
-        default=None, description="The most clients at once, at least 1, or `none` for no limit of its own."
-    )
-    pause_after: PauseDelay = Field(
-        default=None, description="Seconds without a session after which the cluster pauses, or `never`."
-    )
-    freeze_after: FreezeDelay = Field(
-        default=None, description="Seconds of quiet after which the cluster freezes, at least 0.01, or `never`."
-    )
-
-    def to_request(self) -> view.ModifyRequest:
-        """Answer the request in control's terms."""
-        return view.ModifyRequest(
-            allow=view.UNCHANGED if self.allow is None else tuple(self.allow),
-            require_tls=_or_unchanged(self.require_tls),
-            wake_on=_or_unchanged(self.wake_on),
-            max_clients=None if self.max_clients == "none" else _or_unchanged(self.max_clients),
-            pause_after_s=None if self.pause_after == "never" else _or_unchanged(self.pause_after),
-            freeze_after_s=None if self.freeze_after == "never" else _or_unchanged(self.freeze_after),
-        )
-
-
-Given = TypeVar("Given")
-
-
-def _or_unchanged(given: Given | None) -> Given | view.Unchanged:
-    """Answer a value in control's terms, where None means something."""
-    return view.UNCHANGED if given is None else given
-
-
-class PauseCluster(_Body):
-    """How to pause a cluster."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"force": True}]})
-
-    force: bool = Field(default=False, strict=True, description="End open sessions rather than refuse to pause.")
-
-
-class StopServer(_Body):
-    """How to stop the server."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"leave_running": True}]})
-
-    leave_running: bool = Field(
-        default=False, strict=True, description="Leave engines and their sessions running, for the next server."
-    )
 
 
 class Credentials(BaseModel):
@@ -391,6 +301,26 @@ class EventList(BaseModel):
     events: list[Event]
 
 
+class Node(_Response):
+    """What this host has for all clusters together."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [NODE_EXAMPLE]})
+
+    capacity: float = Field(description="ACUs.")
+    allotted: float = Field(description="ACUs that clusters have now.")
+    cores: float
+    memory_bytes: int
+
+
+class Acu(_Response):
+    """What one ACU, the unit of capacity, is on this server."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [ACU_EXAMPLE]})
+
+    memory_bytes: int
+    cores: float
+
+
 class ServerStatus(_Response):
     """The server at one moment."""
 
@@ -409,6 +339,8 @@ class ServerStatus(_Response):
                     "bind": ["127.0.0.1"],
                     "clusters": {"running": 1, "stopped": 12},
                     "sessions": 1,
+                    "node": NODE_EXAMPLE,
+                    "acu": ACU_EXAMPLE,
                 }
             ]
         }
@@ -425,6 +357,8 @@ class ServerStatus(_Response):
     bind: list[str] = Field(description="Addresses on which clusters' endpoints listen.")
     clusters: dict[Compute, int] = Field(description="How many clusters are in each compute state.")
     sessions: int = Field(description="Clients connected or waiting to be, all clusters together.")
+    node: Node = Field(description="What this host has for all clusters together.")
+    acu: Acu = Field(description="What one ACU is on this server.")
 
 
 class ServerCertificate(_Response):

@@ -6,6 +6,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+from zorya.control.view import NodeView
+from zorya.core.capacity import Acu
 from zorya.core.findings import Finding
 from zorya.core.model import Compute
 from zorya.trust.certificates import CertificateView
@@ -31,6 +33,10 @@ class ServerStatus:
     """How many clusters are in each compute state; states that no cluster is in may be absent."""
     sessions: int
     """Clients connected or waiting to be, all clusters together."""
+    node: NodeView
+    """What this host has for all clusters together."""
+    acu: Acu
+    """What one ACU is."""
 
 
 class ServerControl(Protocol):

@@ -88,6 +88,12 @@ class Api:
         answer: wire.Cluster = self._ask("PATCH", _path(name), body=changes, timeout_s=None)
         return answer
 
+    def set_capacity(self, name: str, capacity: float) -> wire.Cluster:
+        """Give a running cluster this capacity now."""
+        body = {"capacity": capacity}
+        answer: wire.Cluster = self._ask("POST", _path(name) + "/capacity", body=body, timeout_s=None)
+        return answer
+
     def change_password(self, name: str) -> wire.Credentials:
         """Give the cluster's user a new password."""
         answer: wire.Credentials = self._ask("POST", _path(name) + "/password", timeout_s=None)
@@ -117,6 +123,16 @@ class Api:
             query["cluster"] = cluster
         path = f"/v1/events?{urlencode(query)}"
         answer: list[wire.Event] = self._ask("GET", path, timeout_s=READ_TIMEOUT_S + wait_s)["events"]
+        return answer
+
+    def usage(self, cluster: str | None, *, since: str | None = None, until: str | None = None, by: str) -> wire.Usage:
+        """Answer what clusters have used, every one if none is named, between two ISO times.
+
+        From the first of this month if the first is None, until now if the second is.
+        """
+        given = {"cluster": cluster, "since": since, "until": until, "by": by}
+        query = urlencode({key: value for key, value in given.items() if value is not None})
+        answer: wire.Usage = self._ask("GET", f"/v1/usage?{query}", timeout_s=None)
         return answer
 
     def _ask(self, method: str, path: str, *, body: object = None, timeout_s: float | None = READ_TIMEOUT_S) -> Any:

@@ -8,14 +8,23 @@ from typing import Annotated
 
 import typer
 
-from zorya.cli import output, wire
+from zorya.cli import capacity, facts, output, wire
 from zorya.cli.client import Api
 from zorya.cli.invocation import Invocation
-from zorya.cli.options import MAX_CLIENTS_HELP, WAKE_ON_HELP, Allow, AsJson, FreezeAfter, Name, PauseAfter
+from zorya.cli.options import (
+    MAX_CAPACITY_HELP,
+    MAX_CLIENTS_HELP,
+    MIN_CAPACITY_HELP,
+    WAKE_ON_HELP,
+    Allow,
+    AsJson,
+    FreezeAfter,
+    Name,
+    PauseAfter,
+)
 from zorya.core import errors
-from zorya.core.model import WakeOn
+from zorya.core.model import Mode, WakeOn
 
-_ENGINE_NAMES = {"postgres": "PostgreSQL"}
 # Each would send psql to another server than the one that PGHOST and PGPORT name (libpq, "Environment Variables").
 _MISLEADING_PSQL = ("PGHOSTADDR", "PGSERVICE")
 
@@ -30,8 +39,17 @@ def create(
     version: Annotated[
         str | None, typer.Option(help="The engine's major version, such as 16. [default: the newest installed]")
     ] = None,
-    min_capacity: Annotated[float, typer.Option(help="Lowest capacity while running, in ACUs, steps of 0.5.")] = 0.5,
-    max_capacity: Annotated[float, typer.Option(help="Highest capacity, in ACUs, steps of 0.5.")] = 4,
+    min_capacity: Annotated[float, typer.Option(metavar="X", help=MIN_CAPACITY_HELP)] = 0.5,
+    max_capacity: Annotated[float, typer.Option(metavar="X", help=MAX_CAPACITY_HELP)] = 4,
+    provisioned: Annotated[
+        bool, typer.Option("--provisioned", help="Always run, with one capacity, and never sleep.")
+    ] = False,
+    fixed_capacity: Annotated[
+        float | None,
+        typer.Option(
+            "--capacity", metavar="X", help="The capacity of a provisioned cluster, in ACUs. [default: the highest]"
+        ),
+    ] = None,
     pause_after: Annotated[
         str | None,
         typer.Option(
@@ -68,9 +86,12 @@ def create(
         "engine": engine,
         "min_capacity": min_capacity,
         "max_capacity": max_capacity,
+        "mode": (Mode.PROVISIONED if provisioned else Mode.SERVERLESS).value,
         "require_tls": require_tls,
         "wake_on": wake_on.value,
     }
+    if fixed_capacity is not None:
+        request["capacity"] = fixed_capacity
     if version is not None:
         request["version"] = version
     if pause_after is not None:
@@ -89,7 +110,8 @@ def create(
         output.print_json(cluster)
         return
     credentials = api.credentials(cluster["name"])
-    output.say(f"Cluster {cluster['name']} is ready ({_engine(cluster)}). It sleeps until you connect:")
+    doing = "It always runs" if capacity.is_provisioned(cluster) else "It sleeps until you connect"
+    output.say(f"Cluster {cluster['name']} is ready ({facts.engine(cluster)}). {doing}:")
     output.say()
     output.say(f"    {credentials['url']}")
     output.say()
@@ -110,12 +132,12 @@ def list_clusters(context: typer.Context, *, as_json: AsJson = False) -> None:
             [
                 (
                     cluster["name"],
-                    _engine(cluster),
+                    facts.engine(cluster),
                     cluster["status"],
                     cluster["compute"],
-                    f"{cluster['capacity']:g} of {cluster['max_capacity']:g}",
+                    facts.capacity_cell(cluster),
                     str(cluster["sessions"]),
-                    _endpoint(cluster["endpoint"]),
+                    facts.endpoint(cluster["endpoint"]),
                     "-" if cluster["pauses_in_s"] is None else output.duration(cluster["pauses_in_s"]),
                 )
                 for cluster in clusters
@@ -125,13 +147,14 @@ def list_clusters(context: typer.Context, *, as_json: AsJson = False) -> None:
 
 def show(context: typer.Context, name: Name, *, as_json: AsJson = False) -> None:
     """Show one cluster: what it does, why, and how it is set up."""
-    cluster = context.ensure_object(Invocation).api.cluster(name)
+    api = context.ensure_object(Invocation).api
+    cluster = api.cluster(name)
     if as_json:
         output.print_json(cluster)
     else:
-        output.say(_headline(cluster))
+        output.say(facts.headline(cluster))
         output.say()
-        output.print_facts(_facts(cluster))
+        output.print_facts(facts.everything(cluster, api.status()["acu"]))
 
 
 def modify(
@@ -146,9 +169,16 @@ def modify(
     max_clients: Annotated[str | None, typer.Option(metavar="N|none", help=MAX_CLIENTS_HELP)] = None,
     pause_after: PauseAfter = None,
     freeze_after: FreezeAfter = None,
+    provisioned: Annotated[
+        bool | None,
+        typer.Option("--provisioned/--serverless", help="Always run, with one capacity, or scale and sleep again."),
+    ] = None,
+    fixed_capacity: Annotated[
+        float | None, typer.Option("--capacity", metavar="X", help="The capacity of a provisioned cluster, in ACUs.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change who may connect to a cluster and when it sleeps. Takes effect at once; open sessions stay."""
+    """Change who may connect to a cluster, and whether and when it sleeps. Takes effect at once; open sessions stay."""
     changes: wire.ModifyCluster = {}
     if allow:
         changes["allow"] = allow
@@ -162,6 +192,10 @@ def modify(
         changes["pause_after"] = pause_after
     if freeze_after is not None:
         changes["freeze_after"] = freeze_after
+    if provisioned is not None:
+        changes["mode"] = (Mode.PROVISIONED if provisioned else Mode.SERVERLESS).value
+    if fixed_capacity is not None:
+        changes["capacity"] = fixed_capacity
     if not changes:
         raise errors.InvalidInput("Nothing to change was given.", hint="`zorya modify --help` lists the options.")
     cluster = context.ensure_object(Invocation).api.modify(name, changes)
@@ -169,7 +203,7 @@ def modify(
         output.print_json(cluster)
     else:
         output.say(f"Cluster {cluster['name']}:")
-        output.print_facts(_rules(cluster))
+        output.print_facts(facts.rules(cluster))
 
 
 def change_password(context: typer.Context, name: Name, *, as_json: AsJson = False) -> None:
@@ -298,69 +332,4 @@ def _tell_result(cluster: wire.Cluster, *, as_json: bool) -> None:
     if as_json:
         output.print_json(cluster)
     else:
-        output.say(_headline(cluster))
-
-
-def _headline(cluster: wire.Cluster) -> str:
-    state = cluster["compute"] if cluster["status"] == "available" else cluster["status"]
-    return f"Cluster {cluster['name']} is {state}: {output.printable(cluster['reason'])}"
-
-
-def _facts(cluster: wire.Cluster) -> list[tuple[str, str]]:
-    facts = []
-    operation = cluster["operation"]
-    if operation:
-        facts.append(("operation", f"{operation['name']}: {operation['step']}"))
-    if cluster["endpoint_problem"]:
-        facts.append(("endpoint problem", cluster["endpoint_problem"]))
-    facts += [
-        ("endpoint", _endpoint(cluster["endpoint"])),
-        ("database", cluster["database"]),
-        ("username", cluster["username"]),
-        ("sessions", str(cluster["sessions"])),
-        ("status", cluster["status"]),
-        ("compute", cluster["compute"]),
-        ("capacity", f"{cluster['capacity']:g} ACU"),
-        ("limits", f"{cluster['min_capacity']:g} to {cluster['max_capacity']:g} ACU"),
-        *_rules(cluster),
-    ]
-    if cluster["pauses_in_s"] is not None:
-        facts.append(("pauses in", output.duration(cluster["pauses_in_s"])))
-    facts += [
-        ("engine", _engine(cluster)),
-        ("engine pid", "-" if cluster["engine_pid"] is None else str(cluster["engine_pid"])),
-    ]
-    if cluster["awake_reason"]:
-        facts.append(("kept awake", cluster["awake_reason"]))
-    if cluster["resident_bytes"] is not None:
-        facts.append(("resident", output.mebibytes(cluster["resident_bytes"])))
-    return [
-        *facts,
-        ("engine log", cluster["engine_log"]),
-        ("attach", f"{cluster['attach']}: {cluster['attach_reason']}"),
-        ("mode", cluster["mode"]),
-        ("id", cluster["id"]),
-        ("created", output.local_time(cluster["created_at"])),
-    ]
-
-
-def _rules(cluster: wire.Cluster) -> list[tuple[str, str]]:
-    """Answer what `zorya modify` can change."""
-    never = "never"
-    return [
-        ("may connect", ", ".join(cluster["allow"])),
-        ("TLS", "required" if cluster["require_tls"] else "offered"),
-        ("wakes for", "clients that have logged in" if cluster["wake_on"] == WakeOn.AUTHENTICATED else "any client"),
-        ("max clients", "any number" if cluster["max_clients"] is None else str(cluster["max_clients"])),
-        ("pauses after", never if cluster["pause_after_s"] is None else output.duration(cluster["pause_after_s"])),
-        ("freezes after", never if cluster["freeze_after_s"] is None else output.delay(cluster["freeze_after_s"])),
-    ]
-
-
-def _engine(cluster: wire.Cluster) -> str:
-    return f"{_ENGINE_NAMES.get(cluster['engine'], cluster['engine'])} {cluster['engine_version']}"
-
-
-def _endpoint(endpoint: wire.Endpoint) -> str:
-    host = endpoint["host"]
-    return f"[{host}]:{endpoint['port']}" if ":" in host else f"{host}:{endpoint['port']}"
+        output.say(facts.headline(cluster))

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import zorya
-from zorya.cli import ca, clusters, events, output, server
+from zorya.cli import ca, capacity, clusters, events, output, server, top, usage
 from zorya.cli.invocation import Invocation
 from zorya.core.errors import ZoryaError
 
@@ -77,11 +77,15 @@ _GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "create": clusters.create,
         "list": clusters.list_clusters,
         "show": clusters.show,
+        "top": top.top,
         "modify": clusters.modify,
+        "scale": capacity.scale,
+        "capacity": capacity.set_capacity,
         "pause": clusters.pause,
         "resume": clusters.resume,
         "delete": clusters.delete,
         "events": events.show_events,
+        "usage": usage.show_usage,
     },
     "Connecting": {"url": clusters.show_url, "password": clusters.change_password, "connect": clusters.connect},
 }

@@ -25,5 +25,7 @@ PauseAfter = Annotated[
 FreezeAfter = Annotated[
     str | None, typer.Option(metavar="SECONDS|never", help="Freeze after so many seconds of quiet, sessions kept.")
 ]
+MIN_CAPACITY_HELP = "Lowest capacity while running, in ACUs, steps of 0.5."
+MAX_CAPACITY_HELP = "Highest capacity, in ACUs, steps of 0.5."
 WAKE_ON_HELP = "Start for clients that have logged in (authenticated), or for any."
 MAX_CLIENTS_HELP = "Serve so many clients at once at most."

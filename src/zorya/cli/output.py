@@ -19,7 +19,7 @@ from zorya.core.errors import ZoryaError
 POLL_S = 0.15
 ERROR_PREFIX = "zorya: "
 
-_STYLES = {
+STYLES = {
     "running": "green",
     "available": "green",
     "ok": "green",
@@ -33,6 +33,7 @@ _STYLES = {
     "failed": "red",
     "missing": "red",
 }
+"""How words look on a terminal."""
 
 
 def printable(text: str) -> str:
@@ -92,7 +93,7 @@ def _print_rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
     Console(highlight=False).print(table)
 
 
@@ -130,6 +131,22 @@ def delay(seconds: float) -> str:
 def mebibytes(size: int) -> str:
     """Answer a size of memory, such as `41.3 MiB`."""
     return f"{size / 2**20:.1f} MiB"
+
+
+def size(number: float) -> str:
+    """Answer a number of bytes with three digits at most: `412 MiB`, `1.6 GiB`, `3 GiB`."""
+    value, unit = number / 2**20, "MiB"
+    for larger in ("GiB", "TiB"):
+        # What would be shown as 1000 or more takes the larger unit.
+        if value >= 999.5:
+            value, unit = value / 1024, larger
+    return f"{value:.0f} {unit}" if value >= 99.95 else f"{value:.1f}".removesuffix(".0") + f" {unit}"
+
+
+def cores(number: float) -> str:
+    """Answer a number of cores, such as `0.38 cores` or `1 core`."""
+    shown = f"{number:.2f}".rstrip("0").rstrip(".")
+    return f"{shown} core" if shown == "1" else f"{shown} cores"
 
 
 def count(number: int, noun: str) -> str:

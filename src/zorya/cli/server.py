@@ -101,8 +101,14 @@ def show_status(context: typer.Context, *, as_json: AsJson = False) -> None:
             ("listens on", ", ".join(status["bind"])),
             ("clusters", ", ".join(f"{n} {state}" for state, n in status["clusters"].items() if n) or "none"),
             ("sessions", str(status["sessions"])),
+            ("node", _node(status["node"])),
         ]
     )
+
+
+def _node(node: wire.Node) -> str:
+    has = f"{output.cores(node['cores'])}, {output.size(node['memory_bytes'])}"
+    return f"{node['allotted']:g} of {node['capacity']:g} ACUs allotted ({has})"
 
 
 def doctor(context: typer.Context, *, as_json: AsJson = False) -> None:

@@ -18,6 +18,32 @@ class Operation(TypedDict):
     since: str
 
 
+class Scaling(TypedDict):
+    """One change of a cluster's capacity."""
+
+    at: str
+    from_acu: float
+    to_acu: float
+    part: str
+    reason: str
+    took_s: float
+
+
+class Load(TypedDict):
+    """What a running cluster did last."""
+
+    cores: float
+    cores_wanted: float
+    memory_bytes: int
+    in_use_bytes: int
+    at_work: int
+    waiting: int
+    hit_ratio: float | None
+    cpu_s: float
+    throttled_s: float | None
+    oom_kills: int | None
+
+
 class Cluster(TypedDict):
     """One cluster."""
 
@@ -32,6 +58,11 @@ class Cluster(TypedDict):
     capacity: float
     min_capacity: float
     max_capacity: float
+    fixed_capacity: float | None
+    last_scaling: Scaling | None
+    load: Load | None
+    acu_s: float
+    storage_bytes: int | None
     pause_after_s: int | None
     freeze_after_s: float | None
     allow: list[str]
@@ -62,6 +93,8 @@ class CreateCluster(TypedDict, total=False):
     version: str
     min_capacity: float
     max_capacity: float
+    mode: str
+    capacity: float
     pause_after: str
     freeze_after: str
     allow: list[str]
@@ -74,6 +107,10 @@ class CreateCluster(TypedDict, total=False):
 class ModifyCluster(TypedDict, total=False):
     """What of a cluster should be otherwise; what is absent stays."""
 
+    min_capacity: float
+    max_capacity: float
+    mode: str
+    capacity: float
     allow: list[str]
     require_tls: bool
     wake_on: str
@@ -103,6 +140,22 @@ class Event(TypedDict):
     message: str
 
 
+class Node(TypedDict):
+    """What the host has for all clusters together."""
+
+    capacity: float
+    allotted: float
+    cores: float
+    memory_bytes: int
+
+
+class Acu(TypedDict):
+    """What one ACU is."""
+
+    memory_bytes: int
+    cores: float
+
+
 class ServerStatus(TypedDict):
     """The server at one moment."""
 
@@ -117,6 +170,8 @@ class ServerStatus(TypedDict):
     bind: list[str]
     clusters: dict[str, int]
     sessions: int
+    node: Node
+    acu: Acu
 
 
 class ServerCertificate(TypedDict):
@@ -139,3 +194,40 @@ class Finding(TypedDict):
     state: Literal["ok", "warning", "missing"]
     found: str
     advice: str
+
+
+class Prices(TypedDict):
+    """What is charged."""
+
+    acu_hour: float
+    gib_month: float
+    currency: str
+
+
+class UsageRow(TypedDict):
+    """What one cluster has used in one period."""
+
+    id: str
+    cluster: str
+    cluster_id: str
+    from_at: str
+    to_at: str
+    seconds: float
+    awake_s: float
+    acu_s: float
+    mean_acu: float
+    peak_acu: float
+    storage_byte_s: float
+    cost: float
+    provisioned_cost: float
+    is_final: bool
+
+
+class Usage(TypedDict):
+    """What clusters have used."""
+
+    since: str
+    until: str
+    by: str
+    prices: Prices
+    rows: list[UsageRow]

@@ -2,12 +2,18 @@
 
 Groups are made only below the one that this process is in, which a service manager may have delegated to it. Version 2
 has one hierarchy for everything, version 1 one for each controller; a host can have both.
+
+Under version 2 a group that has processes can have no controllers for the groups below it, so the server itself may be
+in a group beside the engines' (see `delegation`): then the one above that is taken for its own.
 """
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+SERVERS_GROUP = "zorya-server"
+"""The group beside the engines' in which the server is. systemd makes it for `DelegateSubgroup=zorya-server`."""
 
 _PROC = Path("/proc")
 
@@ -19,12 +25,12 @@ class Hierarchy:
     version: int
     """1 or 2."""
     controller: str
-    """Of version 1: `freezer`, `memory`; empty for version 2."""
+    """Of version 1: `freezer`, `memory`, `cpu`, ...; empty for version 2."""
     mount: Path
     mount_root: str
     """The group that is shown at `mount`; `/` but in some containers."""
     own: Path
-    """The folder of the process's group."""
+    """The folder of the process's group: those for engines are made in it."""
 
     def folder_of(self, group: str) -> Path:
         """Answer the folder of a group named as in /proc/PID/cgroup."""
@@ -33,7 +39,16 @@ class Hierarchy:
 
 def of_this_process() -> list[Hierarchy]:
     """Answer the hierarchies that this process sees, version 2 first."""
-    return parse((_PROC / "self/mountinfo").read_text(), (_PROC / "self/cgroup").read_text())
+    found = parse((_PROC / "self/mountinfo").read_text(), (_PROC / "self/cgroup").read_text())
+    return [_beside_server(one) for one in found]
+
+
+def _beside_server(hierarchy: Hierarchy) -> Hierarchy:
+    if hierarchy.version == 2 and hierarchy.own.name == SERVERS_GROUP:
+        above = replace(hierarchy, own=hierarchy.own.parent)
+        if may_make_groups(above):
+            return above
+    return hierarchy
 
 
 def parse(mountinfo: str, groups: str) -> list[Hierarchy]:
@@ -62,14 +77,28 @@ def parse(mountinfo: str, groups: str) -> list[Hierarchy]:
     return sorted(found, key=lambda one: -one.version)
 
 
+def groups_of(pid: int) -> dict[str, str]:
+    """Answer the names of the groups that a process is in, by controller; version 2's is empty. Raises OSError."""
+    return dict(_named_groups((_PROC / str(pid) / "cgroup").read_text()))
+
+
 def group_of(pid: int, hierarchy: Hierarchy) -> Path | None:
     """Answer the folder of the group that a process is in; None when it is gone."""
     try:
-        named = dict(_named_groups((_PROC / str(pid) / "cgroup").read_text()))
+        group = groups_of(pid).get(hierarchy.controller)
     except OSError:
         return None
-    group = named.get(hierarchy.controller)
     return hierarchy.folder_of(group) if group is not None else None
+
+
+def read(folder: Path, name: str) -> str:
+    """Answer what a file of a group says. Raises OSError."""
+    # open and not pathlib, which takes three times as long: some files of each running cluster are read every second.
+    descriptor = os.open(f"{folder}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 65536).decode()
+    finally:
+        os.close(descriptor)
 
 
 def may_make_groups(hierarchy: Hierarchy) -> bool:

@@ -125,7 +125,7 @@ class EngineProcess:
 def _spawn(plan: Launch) -> subprocess.Popen[bytes]:
     log = os.open(plan.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
-        return subprocess.Popen(
+        child = subprocess.Popen(
             plan.argv,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -138,6 +138,9 @@ def _spawn(plan: Launch) -> subprocess.Popen[bytes]:
         )
     finally:
         os.close(log)
+    # Without it nothing of the engine goes on; its children give the protection up.
+    procfs.protect(child.pid)
+    return child
 
 
 def _describe(code: int | None) -> str:

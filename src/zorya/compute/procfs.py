@@ -1,5 +1,6 @@
 """What /proc says of processes."""
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterable, Iterator
@@ -8,6 +9,11 @@ from pathlib import Path
 from zorya.core.model import ProcessIdentity
 
 _PROC = Path("/proc")
+_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+PROTECTED = -900
+"""For oom_score_adj: -1000 would be never, and the kernel must still be able to end an engine that is all there is."""
 
 _MEANINGFUL = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGALRM, signal.SIGTERM)
 """Signals for which a frozen process is let go: others are the kernel's own news, or wake what would sleep again."""
@@ -71,6 +77,70 @@ def resident_bytes(pids: Iterable[int]) -> int:
         private += _kib(values, "RssAnon")
         shared = max(shared, _kib(values, "RssShmem") + _kib(values, "RssFile"))
     return (private + shared) * 1024
+
+
+def private_and_shared_bytes(pids: Iterable[int]) -> tuple[int, int]:
+    """Estimate the same from one short file a process, as two numbers, private memory and shared.
+
+    The proportional share (PSS) would be exact, but has the kernel walk each process's page tables.
+    """
+    private, shared = 0, 0
+    for pid in pids:
+        fields = _read_fields(pid, "statm")
+        if len(fields) > 2:
+            resident, common = int(fields[1]), int(fields[2])
+            private += resident - common
+            shared = max(shared, common)
+    return private * _PAGE_BYTES, shared * _PAGE_BYTES
+
+
+def cpu_s(pids: Iterable[int], first: int) -> float | None:
+    """Answer the processor time of the processes, and of the children of `first` that have ended; None if all have.
+
+    In steps of 10 ms. It may fall when a process ends whose parent is not `first`.
+    """
+    ticks, is_any = 0, False
+    for pid in pids:
+        stat = b" ".join(_read_fields(pid, "stat"))
+        if not stat:
+            continue
+        fields = stat[stat.rindex(b")") + 2 :].split()
+        # utime and stime, and for children cutime and cstime, of proc_pid_stat(5).
+        ticks += sum(map(int, fields[11 : 15 if pid == first else 13]))
+        is_any = True
+    return ticks / _TICKS_A_SECOND if is_any else None
+
+
+def run_delay_s(pids: Iterable[int]) -> float | None:
+    """Answer how long the processes were ready and did not run; None where the kernel does not count it.
+
+    The second number of /proc/PID/schedstat (the kernel's Documentation/scheduler/sched-stats.rst).
+    """
+    found = [int(fields[1]) for pid in pids if len(fields := _read_fields(pid, "schedstat")) > 1]
+    return sum(found) / 1e9 if found else None
+
+
+def protect(pid: int) -> bool:
+    """Have the kernel end almost anything else before this process when memory runs out. Answer whether it may be so.
+
+    Root may (CAP_SYS_RESOURCE), others may not. Children that are forked from then on have it too, until they write
+    another number: PostgreSQL's do when its environment has PG_OOM_ADJUST_FILE and PG_OOM_ADJUST_VALUE (its manual,
+    "Linux Memory Overcommit").
+    """
+    with contextlib.suppress(OSError):
+        (_PROC / str(pid) / "oom_score_adj").write_text(str(PROTECTED))
+        return True
+    return False
+
+
+def _read_fields(pid: int, name: str) -> list[bytes]:
+    """Answer the words of a file of one line; none when the process is gone, or the kernel has no such file."""
+    # open and not pathlib: this is done for each process of a group, every second.
+    try:
+        with open(f"/proc/{pid}/{name}", "rb", buffering=0) as file:  # noqa: PTH123
+            return file.read(4096).split()
+    except OSError:
+        return []
 
 
 def awaits_signal(pid: int) -> bool:

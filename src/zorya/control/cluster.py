@@ -526,7 +526,9 @@ class ClusterOwner(ClusterEndpoint):
         meters, record = self._around.meters, self.record
         went_on = live is not None and live.process.identity == record.process
         self._standing.capacity = meters.last_capacity(record.id) or record.bounds.least
-        meters.take_over(record.id, self.name, capacity=0.0, went_on=went_on)
+        meters.take_over(
+            record.id, self.name, capacity=self._standing.capacity if live is not None else 0.0, went_on=went_on
+        )
 
     async def _bring_up_to_date(self, live: LiveEngine) -> None:
         """Have an engine that an earlier server started do as this one's settings say, as far as it can by now."""

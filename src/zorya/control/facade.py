@@ -52,7 +52,8 @@ class Clusters(Protocol):
     async def usage(self, name: str | None, *, since: datetime, until: datetime, by: Period) -> UsageReport:
         """Answer what clusters have used, with what it costs; None is every cluster, deleted ones among them.
 
-        Raises ClusterNotFound when there is and was none of this name.
+        Raises ClusterNotFound when there is and was none of this name, InvalidInput for more rows than a report may
+        have, HomeUnusable.
         """
 
     def node(self) -> NodeView:

@@ -274,14 +274,15 @@ class Fleet:
     async def usage(self, name: str | None, *, since: datetime, until: datetime, by: Period) -> UsageReport:
         """See facade.Clusters.usage."""
         cluster = self._event_name(name)
-        records = await self._meters.records(cluster, since=since, until=until)
-        if cluster is not None and not records:
+        found = await self._meters.stretches(cluster, since=since, until=until)
+        if cluster is not None and not found and not await self._meters.knows(cluster):
             self._owner(cluster)
         settings = self._settings
         prices = Prices(
             acu_hour=settings.price_acu_hour, gib_month=settings.price_gib_month, currency=settings.currency
         )
-        return report.build(records, since=since, until=until, by=by, prices=prices)
+        # Of thousands of clusters over months it takes a while.
+        return await asyncio.to_thread(report.build, found, since=since, until=until, by=by, prices=prices)
 
     def node(self) -> NodeView:
         """See facade.Clusters.node."""

@@ -9,8 +9,10 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from zorya.compute import group, sight, vigil
+from zorya.compute import delegation, group, node, sight, vigil
+from zorya.compute.delegation import Step
 from zorya.compute.freezer import Way
+from zorya.compute.group import Grouping
 from zorya.control import access
 from zorya.core import account, errors
 from zorya.core.findings import Finding, FindingState
@@ -24,6 +26,8 @@ _FICLONE = 0x40049409
 _ENOUGH_DESCRIPTORS = 4096
 _ENOUGH_BACKLOG = 1024
 _LOW_SPACE_BYTES = 1024**3
+_USUAL_MAX_ACU = 4.0
+"""The highest capacity of a new cluster for which none is given."""
 
 
 def examine(
@@ -51,7 +55,8 @@ def examine(
         _attach(settings),
         certificate or _certificate(settings),
         _reach(settings, rules or {}),
-        *_freezing(settings),
+        *_groups(settings),
+        _node(settings),
     ]
 
 
@@ -203,12 +208,48 @@ def _reach(settings: Settings, rules: Mapping[str, Sequence[str]]) -> Finding:
     )
 
 
-def _freezing(settings: Settings) -> list[Finding]:
+def _groups(settings: Settings) -> list[Finding]:
     found = group.examine(None if settings.freezer == "auto" else Way(settings.freezer))
     advice = (
         "" if found.freezer or settings.freezer == "signals" else "Delegate a control group to Zorya (Delegate=yes)."
     )
-    return [_finding("freezer", found.freezer_reason, advice), _watching(), _finding("memory", found.memory_reason)]
+    return [_finding("freezer", found.freezer_reason, advice), _watching(), *_limiting(found)]
+
+
+def _limiting(found: Grouping) -> list[Finding]:
+    """How clusters are kept to their capacity, and what the server will do about it, or a person could."""
+    foreseen = delegation.foresee()
+    will_be = {} if foreseen.step is Step.NONE else dict.fromkeys(foreseen.controllers, foreseen.reason)
+
+    def finding(name: str, controller: str, reason: str, *, is_there: bool) -> Finding:
+        if is_there:
+            return _finding(name, reason)
+        if controller in will_be:
+            return _finding(name, f"{reason} The server changes that at its start: {will_be[controller]}")
+        return _finding(name, f"{reason} {foreseen.reason}", delegation.ADVICE)
+
+    return [
+        finding("cores", "cpu", found.cpu_reason, is_there=found.cpu is not None),
+        finding("memory", "memory", found.memory_reason, is_there=found.memory is not None),
+    ]
+
+
+def _node(settings: Settings) -> Finding:
+    """What all clusters can have together, and whether one has room in it."""
+    there, acu = node.examine(), settings.acu
+    measured = there.capacity(acu)
+    total = settings.node_capacity or measured
+    host = f"{there.cores:g} cores and {there.memory_bytes / 1024**3:.1f} GiB of memory"
+    one = f"an ACU is {acu.cores:g} cores and {acu.memory_bytes / 1024**3:g} GiB"
+    origin = f", as the setting node_capacity says; {host} are {measured:g}" if settings.node_capacity else f": {host}"
+    return _finding(
+        "node",
+        f"{total:g} ACUs for all clusters together{origin}, where {one}.",
+        f"A new cluster may have {_USUAL_MAX_ACU:g} and will not get them: give it a lower --max-capacity, or set "
+        "acu_memory_mib and acu_cores to less."
+        if total < _USUAL_MAX_ACU
+        else "",
+    )
 
 
 def _watching() -> Finding:

@@ -5,9 +5,10 @@ made in an order in which the engine is never told to use more than it may have:
 the kernel and then made known to the engine, a smaller one the other way round.
 """
 
+import asyncio
 from dataclasses import replace
 
-from zorya.compute.limits import Limits
+from zorya.compute.limits import Limited, Limits
 from zorya.control.events import EventKind
 from zorya.control.live import LiveEngine
 from zorya.control.seat import Seat
@@ -30,6 +31,9 @@ FIRST_LOOK_S = 0.2
 
 STIR = 0.9
 """The part of its capacity's cores whose use between two ticks has it looked at before it is due."""
+
+DRIFT_BYTES = 32 * 1024**2
+"""By how much the memory that it cannot do without may change until the kernel is told."""
 
 RETRY_S = 5.0
 """How long the kernel is left alone that has refused a change."""
@@ -54,6 +58,7 @@ class Sizing:
         self._tick_cores = 0.0
         self._look_at_s = 0.0
         self._limits: Limits | None = None
+        self._in_use_bytes = self._limited_bytes = 0
         self._shortfall = ""
         self._problem = ""
         self._blocked_until_s = 0.0
@@ -78,7 +83,11 @@ class Sizing:
         self._is_short = False
         self._standing.set_capacity(self._bounds.clamp(self._standing.capacity))
         self._decision = Decision(capacity=self._standing.capacity, part=Part.BOUNDS, reason="It was just started.")
-        self._try_limit(live, self._standing.capacity)
+        limits = self._limits_of(self._standing.capacity)
+        try:
+            self._note_limits(limits, live.group.limit(limits))
+        except errors.LimitFailed as error:
+            self._note_refusal(error, "")
 
     def awake(self) -> None:
         """The engine runs from now on, after its start or its sleep."""
@@ -115,7 +124,7 @@ class Sizing:
         live, before = self._seat.live, self._tick
         try:
             cpu_s = live.group.cpu_s() if live is not None else None
-        except errors.LimitFailed:
+        except OSError:
             cpu_s = None
         self._tick = (now_s, cpu_s) if cpu_s is not None else None
         passed_s = now_s - before[0] if before is not None else 0.0
@@ -133,10 +142,13 @@ class Sizing:
         self._look_at_s = now_s + (LOOK_EVERY_S if before is not None else FIRST_LOOK_S)
         try:
             after = self._read(live, now_s)
-        except errors.LimitFailed as error:
-            self._note_problem(error, "Its load cannot be read.")
+        except OSError as error:
+            # Its group has gone, which giving it its limits again mends, or it has just ended.
+            _log.debug("the load cannot be read", cluster=self._standing.name, error=str(error))
+            self._limits = self._before = None
             return
         self._before = after
+        self._in_use_bytes = after.unreclaimable_bytes
         if before is None or after.at_s <= before.at_s:
             return
         seen = demand.between(before, after)
@@ -198,7 +210,9 @@ class Sizing:
         if self._clock.monotonic_s() < self._blocked_until_s:
             return False
         is_so = capacity == self._standing.capacity and self._limits == self._limits_of(capacity)
-        return not is_so or bool(self._shortfall) or self._unconfigured
+        # The kernel is told what it may not take away, which is other memory by and by.
+        has_drifted = abs(self._in_use_bytes - self._limited_bytes) >= DRIFT_BYTES
+        return not is_so or has_drifted or bool(self._shortfall) or self._unconfigured
 
     async def give(self, capacity: float) -> None:
         """Give it this capacity, and tell of it if it is another. What fails is told, and tried again later."""
@@ -211,7 +225,7 @@ class Sizing:
         await failpoints.reached("scale.begun")
         if capacity < before:
             await self._configure(live, capacity)
-        if not self._try_limit(live, capacity, told_from=before):
+        if not await self._limit(live, capacity, before):
             return
         self._standing.set_capacity(capacity)
         await failpoints.reached("scale.limited")
@@ -241,24 +255,33 @@ class Sizing:
             hard_bytes=self._acu.memory_of(most),
         )
 
-    def _try_limit(self, live: LiveEngine, capacity: float, *, told_from: float | None = None) -> bool:
+    async def _limit(self, live: LiveEngine, capacity: float, before: float) -> bool:
+        """Have the kernel limit it; answer whether it does."""
         limits = self._limits_of(capacity)
         try:
-            self._shortfall = live.group.limit(limits).shortfall
+            if capacity > before:
+                limited = live.group.limit(limits)
+            else:
+                # The kernel may look for memory to take back before it returns.
+                limited = await asyncio.to_thread(live.group.limit, limits)
         except errors.LimitFailed as error:
-            self._limits = None
-            self._blocked_until_s = self._clock.monotonic_s() + RETRY_S
-            step = f"{_step(told_from, capacity)}: " if told_from is not None and told_from != capacity else ""
-            self._note_problem(error, step.strip())
+            self._note_refusal(error, f"{_step(before, capacity)}: " if capacity != before else "")
             return False
-        self._limits = limits
-        self._problem = ""
+        self._note_limits(limits, limited)
         return True
 
-    def _note_problem(self, error: errors.LimitFailed, before: str) -> None:
+    def _note_limits(self, limits: Limits, limited: Limited) -> None:
+        self._limits = limits
+        self._shortfall = limited.shortfall
+        self._limited_bytes = self._in_use_bytes
+        self._problem = ""
+
+    def _note_refusal(self, error: errors.LimitFailed, step: str) -> None:
+        self._limits = None
+        self._blocked_until_s = self._clock.monotonic_s() + RETRY_S
         if error.message != self._problem:
             _log.warning("capacity cannot be applied", cluster=self._standing.name, error=str(error))
-            self._standing.tell_later(EventKind.SCALE_FAILED, f"{before} {error}".strip())
+            self._standing.tell_later(EventKind.SCALE_FAILED, f"{step}{error}")
         self._problem = error.message
 
     async def _configure(self, live: LiveEngine, capacity: float) -> None:

@@ -114,9 +114,13 @@ class Activity:
     waiting: int
     """Sessions that wait for a lock."""
     blocks_hit: int
-    """Blocks that were found in the engine's own cache, for the databases that have sessions now."""
+    """Blocks that were found in the engine's own cache, since the watcher first asked. Only rises.
+
+    Of each database with sessions what came after the first look at it. A session's blocks are counted once the
+    transaction has ended in which it needed them.
+    """
     blocks_read: int
-    """Blocks that it asked the kernel for, for the same databases."""
+    """Blocks that it asked the kernel for, counted likewise."""
     log_position: int
     """How much log has been written, in bytes."""
     log_flushed: bool
@@ -257,6 +261,15 @@ class Engine(Protocol):
 
     def explain_exit(self, log: str) -> str:
         """Answer, from what it logged, why the engine ended, as one sentence; empty when the log does not say."""
+
+    def killed_processes(self, log: str, first: int) -> Sequence[str]:
+        """Answer which of its processes were ended by SIGKILL, in their order: the kinds, in the engine's words.
+
+        Such as "server process", which serves a session, and `background worker "parallel worker"`; never what they
+        were doing. `log` is a stretch of what was logged, as for `failed_logins`, and `first` the engine's first
+        process, which goes on: it ends all sessions, recovers, and takes connections again. Nobody who reaches the
+        engine can have it answer what did not happen.
+        """
 
 
 def choose(available: Sequence[Installation], version: str | None) -> Installation:

@@ -1,7 +1,10 @@
 """What one cluster has used in one hour."""
 
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+_HOUR = timedelta(hours=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,3 +30,24 @@ class UsageRecord:
     """Storage over time."""
     is_final: bool
     """Whether the hour is over, so that nothing is added any more."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UsageStretch:
+    """Hours on end in which one cluster used the same: a year of sleep is one. Several may be of the same hour."""
+
+    first: UsageRecord
+    hours: int
+    """How many: at least 1."""
+
+    def records(self) -> Iterator[UsageRecord]:
+        """Yield each hour's record."""
+        yield self.first
+        for number in range(1, self.hours):
+            hour = self.first.hour + number * _HOUR
+            yield replace(self.first, id=record_id(self.first.cluster_id, hour), hour=hour)
+
+
+def record_id(cluster_id: str, hour: datetime) -> str:
+    """Answer the id of the record of this hour."""
+    return f"{cluster_id}/{hour:%Y-%m-%dT%H}"

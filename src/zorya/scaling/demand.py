@@ -1,6 +1,10 @@
 """What a cluster wants, out of two readings of its counters. Pure."""
 
 from dataclasses import dataclass
+from mmap import PAGESIZE
+
+BLOCK_BYTES = 8192
+"""What an engine reads at once, and counts: PostgreSQL's block."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,5 +68,35 @@ class Demand:
 
 
 def between(before: Reading, after: Reading) -> Demand:
-    """Answer what was wanted from `before` to `after`, which is later. A counter that fell has begun anew."""
-    raise NotImplementedError
+    """Answer what was wanted from `before` to `after`, which is later.
+
+    A counter that fell has begun anew, at what nobody knows, so that it says nothing of this time; nor does one that
+    only one of the two has.
+    """
+    span_s = after.at_s - before.at_s
+    hit, missed = _rise(before.blocks_hit, after.blocks_hit), _rise(before.blocks_read, after.blocks_read)
+    return Demand(
+        cores=_rate(_rise(before.cpu_s, after.cpu_s), span_s),
+        throttled=min(_rate(_rise(before.throttled_s, after.throttled_s), span_s), 1.0),
+        waiting_cores=_rate(_rise(before.waited_s, after.waited_s), span_s),
+        memory_bytes=after.memory_bytes,
+        unreclaimable_bytes=after.unreclaimable_bytes,
+        warm_bytes=after.warm_bytes,
+        read_bytes_s=_rate(missed * BLOCK_BYTES, span_s),
+        refault_bytes_s=_rate(_rise(before.refaults, after.refaults) * PAGESIZE, span_s),
+        hit_ratio=hit / (hit + missed) if hit + missed else None,
+        sessions=after.sessions,
+        at_work=after.at_work,
+        waiting=after.waiting,
+        oom_kills=int(_rise(before.oom_kills, after.oom_kills)),
+    )
+
+
+def _rise(before: float | None, after: float | None) -> float:
+    if before is None or after is None:
+        return 0.0
+    return max(after - before, 0.0)
+
+
+def _rate(rise: float, span_s: float) -> float:
+    return rise / span_s if span_s > 0 else 0.0

@@ -5,10 +5,11 @@ one that the view does not list.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 import psycopg
+from psycopg.rows import class_row
 
 from zorya.engines.base import Activity
 from zorya.engines.postgres import admin
@@ -20,34 +21,43 @@ _BOOTSTRAP_SUPERUSER = 10
 
 _QUERY = f"""
 WITH processes AS (
-    SELECT pid, backend_type, state, state_change, wait_event_type, wait_event, client_addr,
+    SELECT pid, datid, backend_type, state, state_change, wait_event_type, wait_event, client_addr,
            backend_type IN ('client backend', 'walsender')
            AND (usesysid = {_BOOTSTRAP_SUPERUSER} AND application_name = '{admin.APPLICATION}') IS NOT TRUE
            AS is_session
     FROM pg_catalog.pg_stat_activity
 )
-SELECT pg_catalog.array_agg(pid),
-       coalesce(pg_catalog.array_agg(pid) FILTER (WHERE is_session), '{{}}'),
-       pg_catalog.count(*) FILTER (WHERE is_session AND client_addr IS NULL),
+SELECT pg_catalog.array_agg(pid) AS listed,
+       coalesce(pg_catalog.array_agg(pid) FILTER (WHERE is_session), '{{}}') AS sessions,
+       pg_catalog.count(*) FILTER (WHERE is_session AND client_addr IS NULL) AS local,
        pg_catalog.count(*) FILTER (
            WHERE is_session AND (state IS DISTINCT FROM 'idle' OR wait_event IS DISTINCT FROM 'ClientRead')
-       ),
-       pg_catalog.count(*) FILTER (WHERE is_session AND state LIKE 'idle in transaction%'),
+       ) AS at_work,
+       pg_catalog.count(*) FILTER (WHERE is_session AND state LIKE 'idle in transaction%') AS in_transaction,
+       pg_catalog.count(*) FILTER (WHERE is_session AND wait_event_type = 'Lock') AS locked_out,
        pg_catalog.min(backend_type) FILTER (
            WHERE backend_type NOT IN ('client backend', 'walsender') AND wait_event_type IS DISTINCT FROM 'Activity'
-       ),
-       pg_catalog.max(state_change) FILTER (WHERE is_session)::pg_catalog.text,
+       ) AS worker,
+       pg_catalog.max(state_change) FILTER (WHERE is_session)::pg_catalog.text AS newest,
        pg_catalog.date_part(
            'epoch', pg_catalog.clock_timestamp() - pg_catalog.max(state_change) FILTER (WHERE is_session)
-       ),
-       pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), '0/0')::pg_catalog.int8,
-       pg_catalog.pg_current_wal_insert_lsn() <= pg_catalog.pg_current_wal_flush_lsn()
+       ) AS idle_s,
+       (
+           SELECT coalesce(pg_catalog.array_agg(ARRAY[
+               datid::pg_catalog.int8,
+               pg_catalog.pg_stat_get_db_blocks_fetched(datid),
+               pg_catalog.pg_stat_get_db_blocks_hit(datid)
+           ]), '{{}}')
+           FROM (SELECT DISTINCT datid FROM processes WHERE is_session AND datid IS NOT NULL) AS databases
+       ) AS blocks,
+       pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), '0/0')::pg_catalog.int8 AS log_position,
+       pg_catalog.pg_current_wal_insert_lsn() <= pg_catalog.pg_current_wal_flush_lsn() AS log_flushed
 FROM processes
 """  # noqa: S608 - both are constants
 """Zorya's own connections are no sessions; nobody else can be its administrator, whatever name they give themselves.
 
-Roles are told by number: by name a table would be read, and a session that has read one has statistics to report, for
-which a timer wakes it 10 s later, frozen or not.
+Roles and databases are told by number: by name a table would be read, and a session that has read one has statistics to
+report, for which a timer wakes it 10 s later, frozen or not. The counters of blocks are in shared memory.
 
 A session that waits with the event ClientRead has read all that its client has sent and needs more to do anything.
 
@@ -56,7 +66,45 @@ engine rests. Parallel and autovacuum workers and a checkpoint under way do not,
 never `idle`. (PostgreSQL manual, "Wait Events of Type Activity" and "Client".)
 """
 
-_Row = tuple[list[int], list[int], int, int, int, str | None, str | None, float | None, int, bool]
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Answer:
+    """What the question is answered with. Those that wait `in_transaction` for their client are also `at_work`."""
+
+    listed: list[int]
+    sessions: list[int]
+    local: int
+    at_work: int
+    in_transaction: int
+    locked_out: int
+    worker: str | None
+    newest: str | None
+    idle_s: float | None
+    blocks: list[list[int]]
+    """For each database with sessions its number, the blocks that were needed, and of them those that were there."""
+    log_position: int
+    log_flushed: bool
+
+
+@dataclass(kw_only=True, slots=True)
+class BlockCount:
+    """Blocks that were needed since it was made, of all databases together, from what each of them has counted."""
+
+    hit: int = 0
+    read: int = 0
+    _last: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    def add(self, database: int, needed: int, hit: int) -> None:
+        """Count what a database has come to since it was last told of; the first time it is only noted.
+
+        What it had counted before its first session came would else pass for work of this moment. A count that fell was
+        reset, and has begun anew.
+        """
+        last_hit, last_read = self._last.get(database, (hit, needed - hit))
+        read = needed - hit
+        self.hit += hit - last_hit if hit >= last_hit else hit
+        self.read += read - last_read if read >= last_read else read
+        self._last[database] = (hit, read)
 
 
 class Watcher:
@@ -67,28 +115,35 @@ class Watcher:
         self._socket = socket
         self._port = port
         self._connection: psycopg.AsyncConnection | None = None
+        self._blocks = BlockCount()
 
     async def observe(self, pids: Iterable[int], first: int) -> Activity:
         """See engines.base.Watcher.observe."""
         known = frozenset(pids) - {first}
-        listed, sessions, local, active, waiting, worker, newest, idle_s, position, flushed = await self._ask()
-        newcomers = {pid for pid in known.difference(listed) if not _is_helper(pid)}
+        answer = await self._ask()
+        newcomers = {pid for pid in known.difference(answer.listed) if not _is_helper(pid)}
+        for database, needed, hit in answer.blocks:
+            self._blocks.add(database, needed, hit)
         return Activity(
-            clients=newcomers.union(sessions),
-            helpers=known.union(listed) - newcomers.union(sessions),
-            busy=_busy(active, waiting, len(newcomers), worker, local),
-            mark=f"{len(sessions)} {newest}",
-            idle_s=idle_s,
-            log_position=position,
-            log_flushed=flushed,
+            clients=newcomers.union(answer.sessions),
+            helpers=known.union(answer.listed) - newcomers.union(answer.sessions),
+            busy=_busy(answer, len(newcomers)),
+            mark=f"{len(answer.sessions)} {answer.newest}",
+            idle_s=answer.idle_s,
+            at_work=answer.at_work,
+            waiting=answer.locked_out,
+            blocks_hit=self._blocks.hit,
+            blocks_read=self._blocks.read,
+            log_position=answer.log_position,
+            log_flushed=answer.log_flushed,
         )
 
-    async def _ask(self) -> _Row:
+    async def _ask(self) -> _Answer:
         try:
             if self._connection is None:
                 self._connection = await admin.connect(self._socket, self._port)
-            cursor = await self._connection.execute(_QUERY)
-            return cast(_Row, await cursor.fetchone())
+            cursor = self._connection.cursor(row_factory=class_row(_Answer))
+            answer = await (await cursor.execute(_QUERY)).fetchone()
         except psycopg.Error as error:
             await self.close()
             raise admin.explain(error) from error
@@ -96,6 +151,8 @@ class Watcher:
             # Given up in the middle of an answer, the connection is of no use any more.
             await self.close()
             raise
+        assert answer is not None, "an aggregate answers one row"
+        return answer
 
     async def close(self) -> None:
         """See engines.base.Watcher.close."""
@@ -104,17 +161,17 @@ class Watcher:
             await connection.close()
 
 
-def _busy(active: int, waiting: int, newcomers: int, worker: str | None, local: int) -> str:
-    """Say what keeps it from resting. `active` sessions do not rest; `waiting` of them wait within a transaction."""
+def _busy(answer: _Answer, newcomers: int) -> str:
+    """Say what keeps it from resting."""
     if newcomers:
         return "A client is being let in."
-    if active > waiting:
-        return f"Sessions that are at work: {active - waiting}."
-    if waiting:
-        return f"Sessions that wait within a transaction: {waiting}."
-    if worker:
-        return f"Its {worker} works."
-    return "A session of the host's administrator is open beside the endpoint." if local else ""
+    if answer.at_work > answer.in_transaction:
+        return f"Sessions that are at work: {answer.at_work - answer.in_transaction}."
+    if answer.in_transaction:
+        return f"Sessions that wait within a transaction: {answer.in_transaction}."
+    if answer.worker:
+        return f"Its {answer.worker} works."
+    return "A session of the host's administrator is open beside the endpoint." if answer.local else ""
 
 
 def _is_helper(pid: int) -> bool:

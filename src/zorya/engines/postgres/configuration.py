@@ -1,19 +1,22 @@
-"""What Zorya tells PostgreSQL: one settings file, one access file, one identity map. Pure.
+"""What Zorya tells PostgreSQL: two settings files, one access file, one identity map. Pure.
 
 The files stand outside the data folder, are Zorya's own and are written anew before each start. The port and the data
-folder are given on the command line, since they belong to one start.
+folder are given on the command line, since they belong to one start. One of the settings files holds what follows the
+cluster's capacity, and is written whenever that changes.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from zorya.engines.postgres import server_log
+from zorya.core.capacity import Acu, Bounds
+from zorya.engines.postgres import server_log, sizes
 
 ADMIN = "zorya_admin"
 """The superuser that Zorya works as; it can connect over the Unix socket only, and only from Zorya's own user."""
 
 SETTINGS_FILE = "postgresql.conf"
+CAPACITY_FILE = "capacity.conf"
 ACCESS_FILE = "pg_hba.conf"
 IDENTITY_FILE = "pg_ident.conf"
 CERTIFICATE_FILE = "server.crt"
@@ -25,25 +28,8 @@ TLS_VERSIONS: Mapping[str, str] = {"1.0": "TLSv1", "1.1": "TLSv1.1", "1.2": "TLS
 _SIGNED_WITH_SHA1 = frozenset({"1.0", "1.1"})
 """The versions whose handshakes are signed with nothing better, which OpenSSL 3 does only when it is told to."""
 
-_BYTES_A_ACU = 2 * 1024**3
-_MIB = 1024**2
 _HEADER = "# Written by Zorya before each start; changes made here are lost.\n"
-
-
-def sizes(max_capacity: float) -> dict[str, str]:
-    """Answer the settings that follow from the most capacity that the cluster may have, in ACUs of 2 GiB.
-
-    `shared_buffers` stays small because it cannot change while the engine runs: the page cache does the rest.
-    `max_connections` grows as Aurora's (about 200 an ACU, at most 5,000).
-    """
-    memory = int(max_capacity * _BYTES_A_ACU)
-    connections = min(max(int(max_capacity * 200), 100), 5000)
-    return {
-        "max_connections": str(connections),
-        "shared_buffers": f"{min(max(memory // 32, 128 * _MIB), 1024 * _MIB) // _MIB}MB",
-        "effective_cache_size": f"{memory * 3 // 4 // _MIB}MB",
-        "maintenance_work_mem": f"{min(max(memory // 32, 64 * _MIB), 1024 * _MIB) // _MIB}MB",
-    }
+_CAPACITY_HEADER = "# Written by Zorya whenever the capacity changes; changes made here are lost.\n"
 
 
 def render_settings(
@@ -51,11 +37,12 @@ def render_settings(
     cluster: str,
     conf: Path,
     sockets: Sequence[Path],
-    max_capacity: float,
+    bounds: Bounds,
+    acu: Acu,
     login_timeout_s: float,
     tls_min_version: str | None,
 ) -> str:
-    """Answer the settings file. `sockets` are the folders of the engine's Unix sockets.
+    """Answer the settings file, which includes `render_capacity`'s. `sockets` are the folders of its Unix sockets.
 
     `login_timeout_s` is how long a client may take to log in.
 
@@ -70,7 +57,7 @@ def render_settings(
         "ident_file": _quote(str(conf / IDENTITY_FILE)),
         "password_encryption": "scram-sha-256",
         **_tls(conf, tls_min_version),
-        **sizes(max_capacity),
+        **sizes.at_start(bounds, acu),
         # Of PostgreSQL's range, 1 s to 10 min.
         "authentication_timeout": f"{min(max(math.ceil(login_timeout_s), 1), 600)}s",
         "dynamic_shared_memory_type": "posix",
@@ -83,8 +70,17 @@ def render_settings(
         "lc_messages": "'C'",
         "default_text_search_config": "'pg_catalog.english'",
     }
-    lines = (f"{name} = {value}" for name, value in settings.items())
-    return _HEADER + "\n".join(lines) + "\n"
+    # A name that is no path is looked for beside the file that it stands in.
+    return f"{_HEADER}{_lines(settings)}include_if_exists = '{CAPACITY_FILE}'\n"
+
+
+def render_capacity(capacity: float, bounds: Bounds, acu: Acu) -> str:
+    """Answer the file of the settings that follow the capacity, which is in ACUs."""
+    return _CAPACITY_HEADER + _lines(sizes.following(capacity, bounds, acu))
+
+
+def _lines(settings: Mapping[str, str]) -> str:
+    return "".join(f"{name} = {value}\n" for name, value in settings.items())
 
 
 def _tls(conf: Path, min_version: str | None) -> dict[str, str]:

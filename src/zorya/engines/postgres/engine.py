@@ -27,6 +27,13 @@ from zorya.engines.postgres import (
     verifiers,
 )
 
+_ENDED_RATHER_THAN_THE_FIRST: Mapping[str, str] = {
+    # Manual chapter 19.4.4: each process that the first one starts gives up the protection from the kernel's
+    # out-of-memory killer that the first may have been given. Without the first nothing of the engine goes on.
+    "PG_OOM_ADJUST_FILE": "/proc/self/oom_score_adj",
+    "PG_OOM_ADJUST_VALUE": "0",
+}
+
 
 class Postgres:
     """PostgreSQL on this host, for one home. Implements `engines.base.Engine`."""
@@ -115,7 +122,8 @@ class Postgres:
             cluster=instance.cluster,
             conf=conf,
             sockets=[instance.folders.socket, *([instance.folders.given_up] if instance.library else [])],
-            max_capacity=instance.max_capacity,
+            bounds=instance.bounds,
+            acu=instance.acu,
             login_timeout_s=self._login_timeout_s,
             tls_min_version=tls.min_version if tls else None,
         )
@@ -127,10 +135,16 @@ class Postgres:
                 (configuration.IDENTITY_FILE, configuration.render_identities(self._zorya_user)),
             ):
                 files.write_if_different(conf / name, text, mode=0o640, group=instance.account)
+            _write_capacity(instance)
             if tls is not None:
                 certificate.write(conf, tls, instance.account)
             else:
                 certificate.remove(conf)
+
+    async def write_capacity(self, instance: Instance) -> bool:
+        """See Engine.write_capacity."""
+        with files.disk_errors("Writing the engine's configuration", instance.folders.conf):
+            return _write_capacity(instance)
 
     async def write_tls(self, instance: Instance) -> None:
         """See Engine.write_tls."""
@@ -152,7 +166,11 @@ class Postgres:
             str(port),
         ]
         tls = _tls(instance)
-        env = {**commands.ENVIRONMENT, **configuration.tls_environment(tls.min_version if tls else None)}
+        env = {
+            **commands.ENVIRONMENT,
+            **_ENDED_RATHER_THAN_THE_FIRST,
+            **configuration.tls_environment(tls.min_version if tls else None),
+        }
         if instance.library is not None:
             listener = str(folders.given_up / f".s.PGSQL.{port}")
             env |= handoff.environment(instance.library, folders=folders, listener=listener)
@@ -211,9 +229,20 @@ class Postgres:
         """See Engine.explain_exit."""
         return server_log.explain_exit(log)
 
+    def killed_processes(self, log: str, first: int) -> Sequence[str]:
+        """See Engine.killed_processes."""
+        return server_log.killed_processes(log, first)
+
 
 def _tls(instance: Instance) -> TlsFiles | None:
     return instance.tls if instance.installation.speaks_tls else None
+
+
+def _write_capacity(instance: Instance) -> bool:
+    text = configuration.render_capacity(instance.capacity, instance.bounds, instance.acu)
+    path = instance.folders.conf / configuration.CAPACITY_FILE
+    # Not durable: it is written anew before each start, and must not wait for a disk that the load keeps busy.
+    return files.write_if_different(path, text, mode=0o640, group=instance.account, durable=False)
 
 
 def _read_lock(folders: ClusterFolders) -> lockfile.LockFile | None:

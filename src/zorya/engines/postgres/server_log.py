@@ -31,6 +31,10 @@ _SERVER_ENDED = re.compile(
     re.MULTILINE,
 )
 
+# LogChildExit() in src/backend/postmaster/postmaster.c. What the process was running stands in another record, and may
+# hold what is nobody else's business.
+_KILLED = re.compile(rf"{_TIME} \[(\d+)\] LOG:  (.+) \(PID \d+\) was terminated by signal 9: Killed\n", re.MULTILINE)
+
 
 def failed_logins(log: str) -> Sequence[FailedLogin]:
     """See Engine.failed_logins."""
@@ -47,3 +51,9 @@ def explain_exit(log: str) -> str:
     """See Engine.explain_exit."""
     found = _SERVER_ENDED.findall(log)
     return " ".join("".join(found[-1]).split()) if found else ""
+
+
+def killed_processes(log: str, first: int) -> Sequence[str]:
+    """See Engine.killed_processes."""
+    # A parallel worker logs what a session likes, and names no client, but it has a number of its own.
+    return [kind for pid, kind in _KILLED.findall(log) if int(pid) == first]
