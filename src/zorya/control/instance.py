@@ -4,7 +4,7 @@ import asyncio
 import functools
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from zorya.compute import group, leftovers, logfile
@@ -274,6 +274,13 @@ class InstanceRunner:
         log = self._home.of_cluster(record.id).log
         said = self._engine.explain_exit(logfile.read_from(log, mark))
         return f"It ended with {ending}: {said}" if said else f"It ended with {ending}; its log is {log}."
+
+    def killed_since(self, record: ClusterRecord, first: int, mark: int) -> Sequence[str]:
+        """Answer the kinds of the engine's processes that its log since `mark` says were killed.
+
+        `first` is the engine's first process.
+        """
+        return self._engine.killed_processes(logfile.read_from(self._home.of_cluster(record.id).log, mark), first)
 
     async def keep_log_bounded(self, record: ClusterRecord) -> None:
         """Rotate the engine's log if it has grown too large."""

@@ -61,6 +61,7 @@ class Sizing:
         self._in_use_bytes = self._limited_bytes = 0
         self._shortfall = ""
         self._problem = ""
+        self._log_mark = 0
         self._blocked_until_s = 0.0
         self._unconfigured = False
         self._is_short = False
@@ -83,6 +84,7 @@ class Sizing:
         self._is_short = False
         self._standing.set_capacity(self._bounds.clamp(self._standing.capacity))
         self._decision = Decision(capacity=self._standing.capacity, part=Part.BOUNDS, reason="It was just started.")
+        self._log_mark = self._around.runner.log_mark(self._standing.record)
         limits = self._limits_of(self._standing.capacity)
         try:
             self._note_limits(limits, live.group.limit(limits))
@@ -166,7 +168,16 @@ class Sizing:
         )
         self._decision, self._history = policy.decide(situation, self._history)
         if seen.oom_kills:
-            self._standing.tell_later(EventKind.OUT_OF_MEMORY, _killed(seen.oom_kills))
+            self._tell_of_kills(live, seen.oom_kills)
+        self._log_mark = self._around.runner.log_mark(self._standing.record)
+
+    def _tell_of_kills(self, live: LiveEngine, number: int) -> None:
+        # What the engine says of it comes a moment after, as a rule within the second that has passed since.
+        kinds = self._around.runner.killed_since(self._standing.record, live.process.pid, self._log_mark)
+        which = f" ({', '.join(sorted(set(kinds)))})" if kinds else ""
+        self._standing.tell_later(
+            EventKind.OUT_OF_MEMORY, f"It ended {number}{which}. The engine ends all sessions then, and recovers."
+        )
 
     def _read(self, live: LiveEngine, now_s: float) -> Reading:
         usage, activity = live.group.usage(), live.activity
@@ -324,10 +335,6 @@ class Sizing:
 
 def _step(before: float, after: float) -> str:
     return f"From {before:g} to {after:g} ACUs"
-
-
-def _killed(number: int) -> str:
-    return "It ended one." if number == 1 else f"It ended {number}."
 
 
 def _load(seen: Demand, after: Reading) -> LoadView:
