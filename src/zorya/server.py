@@ -32,6 +32,7 @@ from zorya.control.instance import InstanceRunner
 from zorya.control.view import CreateRequest
 from zorya.core import account, errors, files, logging
 from zorya.core import settings as settings_module
+from zorya.core.capacity import USUAL
 from zorya.core.clock import Clock, SystemClock
 from zorya.core.findings import Finding
 from zorya.core.home import Home
@@ -251,8 +252,8 @@ class Server:
                 name=FIRST_CLUSTER,
                 engine=EngineKind.POSTGRES,
                 version=None,
-                min_capacity=0.5,
-                max_capacity=4,
+                min_capacity=USUAL.least,
+                max_capacity=USUAL.most,
                 mode=Mode.SERVERLESS,
                 fixed_capacity=None,
                 pause_after_s=self._settings.pause_after,

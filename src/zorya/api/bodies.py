@@ -7,6 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, S
 
 from zorya.control import access, view
 from zorya.core import settings
+from zorya.core.capacity import USUAL
 from zorya.core.model import EngineKind, Mode, WakeOn
 
 
@@ -66,8 +67,10 @@ class CreateCluster(_Body):
     version: StrictStr | None = Field(
         default=None, description="Major version, such as 16; null is the newest installed.", max_length=20
     )
-    min_capacity: Acus = Field(default=0.5, description="Lowest capacity in ACUs while running, in steps of 0.5.")
-    max_capacity: Acus = Field(default=4, description="Highest capacity in ACUs, in steps of 0.5.")
+    min_capacity: Acus = Field(
+        default=USUAL.least, description="Lowest capacity in ACUs while running, in steps of 0.5."
+    )
+    max_capacity: Acus = Field(default=USUAL.most, description="Highest capacity in ACUs, in steps of 0.5.")
     mode: Mode = Field(
         default=Mode.SERVERLESS,
         description="`serverless` pauses and scales by itself; `provisioned` always runs, with one capacity.",

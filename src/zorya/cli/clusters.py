@@ -23,6 +23,7 @@ from zorya.cli.options import (
     PauseAfter,
 )
 from zorya.core import errors
+from zorya.core.capacity import USUAL
 from zorya.core.model import Mode, WakeOn
 
 # Each would send psql to another server than the one that PGHOST and PGPORT name (libpq, "Environment Variables").
@@ -39,8 +40,8 @@ def create(
     version: Annotated[
         str | None, typer.Option(help="The engine's major version, such as 16. [default: the newest installed]")
     ] = None,
-    min_capacity: Annotated[float, typer.Option(metavar="X", help=MIN_CAPACITY_HELP)] = 0.5,
-    max_capacity: Annotated[float, typer.Option(metavar="X", help=MAX_CAPACITY_HELP)] = 4,
+    min_capacity: Annotated[float, typer.Option(metavar="X", help=MIN_CAPACITY_HELP)] = USUAL.least,
+    max_capacity: Annotated[float, typer.Option(metavar="X", help=MAX_CAPACITY_HELP)] = USUAL.most,
     provisioned: Annotated[
         bool, typer.Option("--provisioned", help="Always run, with one capacity, and never sleep.")
     ] = False,

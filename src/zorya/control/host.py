@@ -15,6 +15,7 @@ from zorya.compute.freezer import Way
 from zorya.compute.group import Grouping
 from zorya.control import access
 from zorya.core import account, errors
+from zorya.core.capacity import USUAL
 from zorya.core.findings import Finding, FindingState
 from zorya.core.home import Home
 from zorya.core.settings import Settings
@@ -26,7 +27,6 @@ _FICLONE = 0x40049409
 _ENOUGH_DESCRIPTORS = 4096
 _ENOUGH_BACKLOG = 1024
 _LOW_SPACE_BYTES = 1024**3
-_USUAL_MAX_ACU = 4.0
 """The highest capacity of a new cluster for which none is given."""
 
 
@@ -245,9 +245,9 @@ def _node(settings: Settings) -> Finding:
     return _finding(
         "node",
         f"{total:g} ACUs for all clusters together{origin}, where {one}.",
-        f"A new cluster may have {_USUAL_MAX_ACU:g} and will not get them: give it a lower --max-capacity, or set "
+        f"A new cluster may have {USUAL.most:g} and will not get them: give it a lower --max-capacity, or set "
         "acu_memory_mib and acu_cores to less."
-        if total < _USUAL_MAX_ACU
+        if total < USUAL.most
         else "",
     )
 

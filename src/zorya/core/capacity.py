@@ -38,6 +38,10 @@ class Bounds:
         return min(max(capacity_acu, self.least), self.most)
 
 
+USUAL = Bounds(least=STEP, most=4)
+"""Those of a cluster for which nobody has chosen any."""
+
+
 def round_up(capacity_acu: float) -> float:
     """Answer the next step that is not below, at least one."""
     # A hair more than a step, as sums of floats are, is that step.
