@@ -1,9 +1,10 @@
 """Two readings of counters, and what was wanted between them."""
 
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zorya.scaling.demand import BLOCK_BYTES, Demand, Reading, between
@@ -107,9 +108,10 @@ def test_counter_that_began_anew_says_nothing(counter: str) -> None:
 
 @pytest.mark.parametrize("counter", COUNTERS[1:])
 def test_counter_that_nobody_has_says_nothing(counter: str) -> None:
+    nothing: dict[str, Any] = {counter: None}
     after = replace(BEFORE, at_s=101.0, **{name: getattr(BEFORE, name) + 8 for name in COUNTERS})
-    gone = between(BEFORE, replace(after, **{counter: None}))
-    assert between(replace(BEFORE, **{counter: None}), after) == gone
+    gone = between(BEFORE, replace(after, **nothing))
+    assert between(replace(BEFORE, **nothing), after) == gone
     assert gone != between(BEFORE, after)
 
 
@@ -118,6 +120,7 @@ def test_nothing_needed_has_no_hit_ratio() -> None:
 
 
 @given(readings(), readings())
+@settings(max_examples=40)
 def test_no_readings_make_a_negative_demand(before: Reading, after: Reading) -> None:
     demand = between(before, after)
     assert all((getattr(demand, field.name) or 0) >= 0 for field in fields(Demand))
@@ -126,6 +129,7 @@ def test_no_readings_make_a_negative_demand(before: Reading, after: Reading) -> 
 
 
 @given(readings(), st.floats(0.1, 100))
+@settings(max_examples=40)
 def test_rates_are_those_of_the_parts_when_time_is_cut(before: Reading, span_s: float) -> None:
     before = replace(before, cpu_s=before.cpu_s % 1000, at_s=before.at_s % 1000)
     middle = replace(before, at_s=before.at_s + span_s, cpu_s=before.cpu_s + 1)

@@ -1,6 +1,6 @@
 """Who gets how much of a node, by value and for any claims."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zorya.core.capacity import STEP
@@ -54,6 +54,7 @@ def test_claim_without_weight_gets_what_the_others_leave() -> None:
 
 
 @given(claims(), steps(200))
+@settings(max_examples=40)
 def test_nobody_gets_less_than_its_least_or_more_than_it_wants(wanted: list[Claim], node: float) -> None:
     granted = allot(wanted, node)
     assert granted.keys() == {each.name for each in wanted}
@@ -63,6 +64,7 @@ def test_nobody_gets_less_than_its_least_or_more_than_it_wants(wanted: list[Clai
 
 
 @given(claims(), st.floats(min_value=0.5, max_value=100))
+@settings(max_examples=40)
 def test_no_step_is_left_while_somebody_wants_one(wanted: list[Claim], node: float) -> None:
     granted = allot(wanted, node)
     total, leasts = sum(granted.values()), sum(each.least for each in wanted)
@@ -72,6 +74,7 @@ def test_no_step_is_left_while_somebody_wants_one(wanted: list[Claim], node: flo
 
 
 @given(claims(), steps(200))
+@settings(max_examples=40)
 def test_nobody_has_had_more_for_its_weight_than_one_who_waits(wanted: list[Claim], node: float) -> None:
     granted = allot(wanted, node)
     for waits in (each for each in wanted if granted[each.name] < each.wanted):
@@ -81,11 +84,13 @@ def test_nobody_has_had_more_for_its_weight_than_one_who_waits(wanted: list[Clai
 
 
 @given(claims(), steps(200))
+@settings(max_examples=40)
 def test_order_of_the_claims_does_not_matter(wanted: list[Claim], node: float) -> None:
     assert allot(wanted, node) == allot(sorted(wanted, key=lambda each: each.name), node)
 
 
 @given(claims(), steps(200))
+@settings(max_examples=40)
 def test_larger_node_gives_nobody_less(wanted: list[Claim], node: float) -> None:
     before, after = allot(wanted, node), allot(wanted, node + STEP)
     assert all(after[name] >= before[name] for name in before)

@@ -5,16 +5,21 @@
 1. Each part of the work (`needs`: CPU, memory, sessions) needs so many ACUs. The target is the most that any needs, in
    steps, within the cluster's bounds.
 2. Up at once, and to the whole target: as soon as the capacity is less than the bare need of any part.
-3. Down to the most that was needed within the last minute (NEED_LASTS_S), at most every SETTLE_S. A minute without
-   decisions, as while frozen, was a minute without needs.
+3. Down to the most that was needed within the last half a minute (NEED_LASTS_S; for CPU without burst somewhat more,
+   CAPPED_LASTS_S), at most every SETTLE_S. Time without decisions, as while frozen, is time without needs.
 4. What lies between the bare and the comfortable need changes nothing, so that a load that varies a little does not
    have the capacity follow it.
-5. Page cache is a need as far as it was read within the last READS_LAST_S; more of it is nobody's loss. What had to be
+5. With burst a cluster has more cores than its own at once, so that its capacity follows the mean of the last seconds
+   (MEAN_S); but a use of JUMP times its cores is answered at once. Without burst each second counts, and one that runs
+   into the cap at least doubles the capacity.
+6. Page cache is a need as far as it was read within the last READS_LAST_S; more of it is nobody's loss. What had to be
    read again since it had been taken away counts with it.
-6. A capacity that was set by hand stays as long as it was said to, unless the memory in use no longer fits.
+7. Sessions at work need memory before they use it; idle ones only what they really use.
+8. A process that the kernel ended for want of memory at least doubles the capacity, for KILL_LASTS_S.
+9. A capacity that was set by hand stays as long as it was said to, unless the memory in use no longer fits.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import exp, inf
@@ -25,16 +30,18 @@ from zorya.scaling.demand import Demand
 
 SETTLE_S = 10.0
 """How long the capacity is not reduced again after it was: a slow fall takes fewer and larger steps."""
-READS_LAST_S = 600.0
-"""How long what was read keeps its page cache. A page that is wanted less often costs less on the disk than in memory:
-Gray and Putzolu's five-minute rule (SIGMOD 1987), twice that here, since with half of it the simulations in `bench` show
-more reads from the disk, more changes, and as many ACU-hours."""
+READS_LAST_S = 300.0
+"""How long what was read keeps its page cache: Gray and Putzolu's five-minute rule (SIGMOD 1987), by which a page that
+is wanted less often costs less on the disk than in memory. In the simulations in `bench` twice as long takes up to a
+quarter more ACU-hours, and half as long up to four times the seconds in which the cache is colder than it should be."""
 MISSES_LAST_S = 30.0
 """How long what had to be read again counts besides; by then it is warm itself, or was not needed once more."""
-SLICE_S = 15.0
+SLICE_S = 10.0
 """In what slices of time reads are remembered."""
-LONGEST_S = 5.0
-"""The longest time for which a rate of reads is taken to have held; a cluster of which nothing was heard was frozen."""
+PAUSE_S = 5.0
+"""Between two decisions that are further apart the cluster was frozen, or nobody looked."""
+LOOK_S = 0.1
+"""Of how long a demand is then taken to be: the shortest that there is."""
 
 
 class Part(StrEnum):
@@ -132,12 +139,13 @@ def set_by_hand(history: History, until_s: float) -> History:
 
 def decide(now: Situation, history: History) -> tuple[Decision, History]:
     """Answer what the cluster should have now. Total; to be asked again every second at least, and at any time."""
-    span_s = max(now.now_s - history.decided_s, 0.0)
+    since_s = max(now.now_s - history.decided_s, 0.0)
+    span_s = since_s if since_s <= PAUSE_S else LOOK_S
     history = replace(
         history,
         began_s=now.now_s if history.began_s is None else history.began_s,
         decided_s=now.now_s,
-        mean_cores=_mean(history.mean_cores, needs.wanted_cores(now.demand), span_s),
+        mean_cores=_mean(history.mean_cores, since_s, needs.wanted_cores(now.demand), span_s),
         reads=_with_reads(now, history, span_s),
     )
     wanted = _needs(now, history, span_s)
@@ -148,26 +156,26 @@ def decide(now: Situation, history: History) -> tuple[Decision, History]:
     return decision, history
 
 
-def _mean(before: float, last: float, span_s: float) -> float:
-    """Answer the mean of the last seconds, in which what is longer ago counts less; all of a longer time is the last."""
-    return before + (last - before) * (1 - exp(-span_s / needs.MEAN_S))
+def _mean(before: float, since_s: float, last: float, span_s: float) -> float:
+    """Answer the mean use, what is longer ago counting less: `last` for `span_s`, and `before` until `since_s` ago."""
+    return before * exp(-since_s / needs.MEAN_S) + last * (1 - exp(-span_s / needs.MEAN_S))
 
 
-def _needs(now: Situation, history: History, span_s: float) -> Mapping[Part, needs.Need]:
-    has = max(now.capacity, STEP)
-    return {
-        Part.CPU: needs.of_cpu(
-            now.demand, capacity=has, acu=now.acu, burst=now.burst, mean_cores=history.mean_cores, span_s=span_s
-        ),
-        Part.MEMORY: needs.of_memory(
-            now.demand,
-            capacity=has,
-            acu=now.acu,
-            read_bytes=sum(each.read_bytes for each in history.reads),
-            missed_bytes=sum(each.missed_bytes for each in history.reads if now.now_s - each.since_s < MISSES_LAST_S),
-        ),
-        Part.SESSIONS: needs.of_sessions(now.demand, acu=now.acu),
-    }
+def _needs(now: Situation, history: History, span_s: float) -> Sequence[tuple[Part, needs.Need]]:
+    demand, has, acu = now.demand, max(now.capacity, STEP), now.acu
+    cpu = needs.of_cpu(demand, capacity=has, acu=acu, burst=now.burst, mean_cores=history.mean_cores, span_s=span_s)
+    memory = needs.of_memory(
+        demand,
+        capacity=has,
+        acu=acu,
+        read_bytes=sum(each.read_bytes for each in history.reads),
+        missed_bytes=sum(each.missed_bytes for each in history.reads if now.now_s - each.since_s < MISSES_LAST_S),
+    )
+    found = [(Part.CPU, cpu), (Part.MEMORY, memory), (Part.SESSIONS, needs.of_sessions(demand, acu=acu))]
+    beyond = None if now.burst else needs.of_cpu_beyond_cap(demand, capacity=has, acu=acu)
+    if beyond is not None:
+        found.append((Part.CPU, beyond))
+    return found
 
 
 def _with_reads(now: Situation, history: History, span_s: float) -> tuple[_Reads, ...]:
@@ -176,7 +184,6 @@ def _with_reads(now: Situation, history: History, span_s: float) -> tuple[_Reads
         # Nothing is known of what was read before. What is warm then has been of use to somebody.
         return (_Reads(since_s=now.now_s, read_bytes=now.demand.warm_bytes, missed_bytes=0.0),)
     lately = [each for each in history.reads if now.now_s - each.since_s < READS_LAST_S]
-    span_s = min(span_s, LONGEST_S)
     read, missed = now.demand.read_bytes_s * span_s, now.demand.refault_bytes_s * span_s
     if lately and now.now_s - lately[0].since_s < SLICE_S:
         newest = lately.pop(0)
@@ -186,7 +193,7 @@ def _with_reads(now: Situation, history: History, span_s: float) -> tuple[_Reads
     return (_Reads(since_s=since_s, read_bytes=read, missed_bytes=missed), *lately)
 
 
-def _with_needs(now_s: float, kept: Sequence[_Kept], wanted: Mapping[Part, needs.Need]) -> tuple[_Kept, ...]:
+def _with_needs(now_s: float, kept: Sequence[_Kept], wanted: Sequence[tuple[Part, needs.Need]]) -> tuple[_Kept, ...]:
     """Answer what counts, from the least to the most. What another outdoes in capacity and in time is left out."""
     found = [
         _Kept(
@@ -196,7 +203,7 @@ def _with_needs(now_s: float, kept: Sequence[_Kept], wanted: Mapping[Part, needs
             at_s=now_s,
             until_s=now_s + need.lasts_s,
         )
-        for part, need in wanted.items()
+        for part, need in wanted
     ]
     found += [each for each in kept if each.until_s > now_s]
     answer: list[_Kept] = []
@@ -206,22 +213,35 @@ def _with_needs(now_s: float, kept: Sequence[_Kept], wanted: Mapping[Part, needs
     return tuple(reversed(answer))
 
 
-def _decide(now: Situation, wanted: Mapping[Part, needs.Need], history: History) -> Decision:
+def _decide(now: Situation, wanted: Sequence[tuple[Part, needs.Need]], history: History) -> Decision:
     least, most = now.bounds.least, now.bounds.most
     if least == most:
         return Decision(capacity=least, part=Part.BOUNDS, reason=f"Its capacity is fixed at {least:g} ACUs.")
     has = now.bounds.clamp(now.capacity)
     if now.now_s < history.held_until_s:
         return _while_held(now, has, history.held_until_s)
-    top = history.kept[-1]
-    if any(need.bare > has for need in wanted.values()):
-        return _bounded(now, top, top.capacity, _say(top, now.now_s))
+    if any(need.bare > has for _, need in wanted):
+        part, need = max(wanted, key=lambda item: item[1].comfortable)
+        return _raise(now, part, round_up(need.comfortable), need.sentence)
     if has != now.capacity:
         return Decision(capacity=has, part=Part.BOUNDS, reason=f"Its capacity is to be {least:g} to {most:g} ACUs.")
-    if top.capacity < has and _may_lower(now, history):
-        reason = f"Nothing has needed more than {top.capacity:g} ACUs for {_lasts_s(now):.0f} s."
-        return _bounded(now, top, top.capacity, reason)
-    return _bounded(now, top, has, _say(top, now.now_s))
+    top = history.kept[-1]
+    aim = max(top.capacity, least)
+    part = top.part if top.capacity > least else Part.BOUNDS
+    if aim < has and _may_lower(now, history):
+        reason = f"Nothing has needed more than {aim:g} ACUs for {_lasts_s(now):.0f} s."
+        return Decision(capacity=aim, part=part, reason=reason)
+    if aim == has == least:
+        return Decision(capacity=has, part=part, reason=f"Nothing needs more than {least:g} ACUs.")
+    return Decision(capacity=has, part=part, reason=_say(top, now.now_s))
+
+
+def _raise(now: Situation, part: Part, capacity: float, reason: str) -> Decision:
+    most = now.bounds.most
+    if capacity > most:
+        reason = f"It needs {capacity:g} ACUs and may have {most:g}. {reason}"
+        return Decision(capacity=most, part=Part.BOUNDS, reason=reason)
+    return Decision(capacity=max(capacity, now.bounds.least), part=part, reason=reason)
 
 
 def _may_lower(now: Situation, history: History) -> bool:
@@ -240,17 +260,6 @@ def _while_held(now: Situation, has: float, until_s: float) -> Decision:
         return Decision(capacity=capacity, part=Part.MEMORY, reason=in_use.sentence)
     reason = f"It was set by hand and stays for another {until_s - now.now_s:.0f} s."
     return Decision(capacity=has, part=Part.HAND, reason=reason)
-
-
-def _bounded(now: Situation, top: _Kept, capacity: float, reason: str) -> Decision:
-    """Answer `capacity` within the bounds; `top` is the most that is needed."""
-    least, most = now.bounds.least, now.bounds.most
-    if top.capacity <= least and capacity <= least:
-        return Decision(capacity=least, part=Part.BOUNDS, reason=f"Nothing needs more than its least, {least:g} ACUs.")
-    if top.capacity > most and capacity >= most:
-        reason = f"It needs {top.capacity:g} ACUs, and its most are {most:g}. {reason}"
-        return Decision(capacity=most, part=Part.BOUNDS, reason=reason)
-    return Decision(capacity=now.bounds.clamp(capacity), part=top.part, reason=reason)
 
 
 def _say(top: _Kept, now_s: float) -> str:
