@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import creation, gap, hammer, handshakes, memory, rest, results, resume, throughput, tls, wake
+from bench import creation, gap, hammer, handshakes, memory, rest, results, resume, simulate, throughput, tls, wake
 from bench.load import SCALE
 from bench.report import Comparison
-from bench.stage import stage
+from bench.stage import Stage, stage
 
 _BENCHMARKS: dict[str, Callable[..., list[Comparison]]] = {
     "resume": resume.measure,
@@ -27,6 +27,9 @@ _BENCHMARKS: dict[str, Callable[..., list[Comparison]]] = {
     "gap": gap.measure,
 }
 
+_WITHOUT_STAGE: dict[str, Callable[..., list[Comparison]]] = {"simulate": simulate.run}
+"""Those that need no server and no client, but the folder for what was measured."""
+
 _WITH_TABLES = {"throughput", "tls", "handshakes"}
 
 _QUICK = {
@@ -40,32 +43,45 @@ _QUICK = {
     "rest": {"seconds": 6},
     "memory": {"rounds": 1},
     "gap": {"rounds": 3},
+    "simulate": {"days": 1},
 }
 """To see that everything works; the figures say little."""
 
 
 def main() -> None:
-    """Run the named benchmarks on one stage."""
+    """Run the named benchmarks, those that need it on one stage."""
+    every = [*_WITHOUT_STAGE, *_BENCHMARKS]
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*_BENCHMARKS, []], metavar="|".join(_BENCHMARKS))
+    parser.add_argument("names", nargs="*", choices=[*every, []], metavar="|".join(every))
     parser.add_argument("--quick", action="store_true", help="only see that they work")
     parser.add_argument("--results", type=Path, default=results.FOLDER, help="folder for what was measured")
     given = parser.parse_args()
-    names = given.names or list(_BENCHMARKS)
+    names = given.names or every
     host = f"{platform.system()} {platform.release()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     print(host)
     # Ended from outside, it takes its servers with it all the same.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     done: list[Comparison] = []
-    with stage(scale=SCALE if _WITH_TABLES.intersection(names) else 0) as made:
-        try:
-            for name in names:
-                began = time.monotonic()
-                done += _BENCHMARKS[name](made, **(_QUICK[name] if given.quick else {}))
-                print(f"\n{name} took {time.monotonic() - began:.0f} s.", flush=True)
-        finally:
-            if done:
-                results.write(done, host, given.results)
+    try:
+        for name in _WITHOUT_STAGE.keys() & names:
+            done += _measure(name, _WITHOUT_STAGE[name], given.results, quick=given.quick)
+        staged = [name for name in names if name in _BENCHMARKS]
+        if staged:
+            with stage(scale=SCALE if _WITH_TABLES.intersection(staged) else 0) as made:
+                for name in staged:
+                    done += _measure(name, _BENCHMARKS[name], made, quick=given.quick)
+    finally:
+        if done:
+            results.write(done, host, given.results)
+
+
+def _measure(
+    name: str, benchmark: Callable[..., list[Comparison]], given: Stage | Path, *, quick: bool
+) -> list[Comparison]:
+    began = time.monotonic()
+    measured = benchmark(given, **(_QUICK[name] if quick else {}))
+    print(f"\n{name} took {time.monotonic() - began:.0f} s.", flush=True)
+    return measured
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""`python -m bench.page`: write the tables of docs/performance.md that are marked as a benchmark's from the last run.
+"""`python -m bench.page`: write the tables of docs that are marked as a benchmark's from the last run.
 
-A table stands between `<!-- bench NAME: begin -->` and `<!-- bench NAME: end -->`. Those whose benchmark was not in the
-last run stay as they are.
+They are in docs/performance.md, and that of the simulation is in docs/scaling.md. A table stands between
+`<!-- bench NAME: begin -->` and `<!-- bench NAME: end -->`. Those whose benchmark was not in the last run stay as they
+are.
 """
 
 import argparse
@@ -9,10 +10,11 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import handshakes, results, resume, tls
+from bench import handshakes, results, resume, simulate, tls
 from bench.report import Comparison, Series, Shape
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+SCALING = PAGE.with_name("scaling.md")
 
 _Select = Callable[[Comparison], bool]
 
@@ -39,6 +41,10 @@ def main() -> None:
             text = _put(text, name, _table(chosen))
             print(f"{name}: {len(chosen)} rows.")
     given.page.write_text(text)
+    simulated = given.results / simulate.TABLE
+    if simulated.exists():
+        SCALING.write_text(_put(SCALING.read_text(), "simulation", simulated.read_text()))
+        print("simulation: its table.")
 
 
 def _put(text: str, name: str, table: str) -> str:
