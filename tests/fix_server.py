@@ -1,4 +1,4 @@
-"""Servers for tests; see harness.py."""
+"""Servers for tests; see harness.py and lending.py."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,11 +6,26 @@ from pathlib import Path
 import pytest
 
 from harness import Server, end, running
+from lending import Lender
+
+
+@pytest.fixture(scope="session")
+def lender(templates: Path) -> Iterator[Lender]:
+    """The server that tests use one after the other."""
+    with Lender(templates) as made:
+        yield made
 
 
 @pytest.fixture
-def server(home: Path) -> Iterator[Server]:
-    """A running server with cluster "main", asleep."""
+def server(lender: Lender) -> Iterator[Server]:
+    """A running server with cluster "main", new and asleep. Other tests have used it, and will."""
+    with lender.lend() as lent:
+        yield lent
+
+
+@pytest.fixture
+def fresh_server(home: Path) -> Iterator[Server]:
+    """A running server with cluster "main", asleep, for one test that changes what the server has in its home."""
     with running(home) as started:
         yield started
 

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import struct
@@ -36,12 +37,18 @@ class Server:
             "ZORYA_HOME": str(home),
             "ZORYA_PORT_RANGE": f"{first}-{first + 200}",
             "ZORYA_API_PORT": "0",
+            # Tests fail to log in often and from one address.
+            "ZORYA_LOGIN_DELAY_MAX_S": "0",
             "PYTHONWARNINGS": "error",
         }
         self.api = Api(home)
         """What the command line itself uses, without its start-up time."""
         self.command = [sys.executable, "-m", "zorya"]
         self.allowed: list[str] = []
+        self.is_as_usual = True
+        """Whether it was last started without anything that a test had chosen."""
+        self._earlier_event = 0
+        self._checked_bytes = 0
 
     # Its life.
 
@@ -53,6 +60,7 @@ class Server:
     def begin(self, *args: str, **env: str) -> subprocess.Popen[bytes]:
         """Start the server without waiting."""
         assert self.process is None or self.process.poll() is not None
+        self.is_as_usual = not args and not env
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.command, "up", *args],
@@ -73,6 +81,10 @@ class Server:
         except FileNotFoundError:
             return False
         return bool(address["pid"] == self.process.pid)
+
+    def is_running(self) -> bool:
+        """Whether the process that was started last is still there."""
+        return self.process is not None and self.process.poll() is None
 
     def keeper_pid(self) -> int:
         """Answer the process that holds the endpoints; 0 when there is none."""
@@ -105,12 +117,14 @@ class Server:
         self.allowed += patterns
 
     def check_log(self) -> None:
-        """Fail on every warning or error line that the test did not announce."""
-        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        """Fail on every warning or error line since the last look that the test did not announce."""
+        written = self.log.read_bytes()[self._checked_bytes :] if self.log.exists() else b""
+        self._checked_bytes += len(written)
+        allowed, self.allowed = self.allowed, []
         bad = [
             line
-            for line in lines
-            if _BAD_LINE.search(line) and not any(re.search(pattern, line) for pattern in self.allowed)
+            for line in written.decode().splitlines()
+            if _BAD_LINE.search(line) and not any(re.search(pattern, line) for pattern in allowed)
         ]
         assert not bad, "unexpected lines in the server's log:\n" + "\n".join(bad)
 
@@ -145,10 +159,19 @@ class Server:
         """Answer the cluster's URL."""
         return str(self.api.credentials(name)["url"])
 
-    def events(self, name: str = "main") -> list[str]:
-        """Answer the kinds of the cluster's events, without their common beginning."""
-        events = self.api.events(name, after=0, limit=1000, wait_s=0, sleep=True)
+    def begin_events(self) -> None:
+        """Have `events` answer what happens from now on, for a test that is not the server's first."""
+        latest = self.api.events(None, after=0, limit=1, wait_s=0, sleep=True)
+        self._earlier_event = latest[-1]["seq"] if latest else 0
+
+    def events(self, name: str | None = "main") -> list[str]:
+        """Answer the kinds of the cluster's events, or of all with None, without their common beginning."""
+        events = self.api.events(name, after=self._earlier_event, limit=1000, wait_s=0, sleep=True)
         return [event["kind"].removeprefix("ZORYA-EVENT-") for event in events]
+
+    def besides_scaling(self, name: str = "main") -> list[str]:
+        """Answer the same without those of scaling: how often capacity changes is up to the load of the machine."""
+        return [kind for kind in self.events(name) if kind not in {"0141", "0142", "0149"}]
 
     def wait_for(self, compute: str, name: str = "main", within_s: float = 30) -> Any:
         """Wait until the cluster's compute is in this state; answer what `show` says then."""
@@ -224,6 +247,29 @@ def is_gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except OSError:
         return True
+
+
+def processes_below(folder: Path) -> set[int]:
+    """Answer the processes that work in a folder or have it in their command line."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                cwd = str((entry / "cwd").readlink())
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if cwd.startswith(str(folder)) or os.fsencode(str(folder)) in command:
+                found.add(int(entry.name))
+    return found
+
+
+def remove_when_left(folder: Path) -> None:
+    """Remove a folder of tests; fails when a process stays in it."""
+    try:
+        wait_until(lambda: not processes_below(folder), "no process is left in the home", 15)
+    finally:
+        shutil.rmtree(folder)
 
 
 class WaitingClient:

@@ -57,7 +57,7 @@ def test_bad_words_are_refused_in_one_line_and_nothing_is_made(server: Server, t
         refused(server, *words, code=2)
     assert [cluster["name"] for cluster in server.json("list")] == ["main"]
     assert len(list((server.home / "clusters").iterdir())) == 1
-    assert server.json("events") == server.json("events", "main")
+    assert server.events(None) == server.events() == ["0170"]
 
 
 @pytest.mark.parametrize("command", ["show", "url", "pause", "resume"])

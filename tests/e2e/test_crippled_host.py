@@ -10,7 +10,8 @@ import pytest
 from harness import Server
 
 
-def test_clients_are_relayed_when_the_library_is_gone_at_the_engines_start(server: Server) -> None:
+def test_clients_are_relayed_when_the_library_is_gone_at_the_engines_start(fresh_server: Server) -> None:
+    server = fresh_server
     for library in (server.home / "engines").glob("handoff-*.so"):
         library.unlink()
     assert server.query("SELECT 1") == [(1,)]
@@ -26,7 +27,8 @@ def test_clients_are_relayed_when_the_library_is_gone_at_the_engines_start(serve
     assert server.show()["attach"] == "handoff"
 
 
-def test_clients_of_a_running_engine_are_handed_over_when_the_library_is_gone(server: Server) -> None:
+def test_clients_of_a_running_engine_are_handed_over_when_the_library_is_gone(fresh_server: Server) -> None:
+    server = fresh_server
     with psycopg.connect(server.url()) as before:
         for library in (server.home / "engines").glob("handoff-*.so"):
             library.unlink()

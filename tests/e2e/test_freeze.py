@@ -4,13 +4,16 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from fix_home import DISK
 from harness import Server, is_gone, running
+from lending import Lender
 from waiting import wait_until
 from zorya.compute.freezer import Way
 
@@ -18,10 +21,24 @@ QUICKLY = "0.05"
 
 
 @pytest.fixture
-def server(home: Path, way: Way) -> Iterator[Server]:
+def base() -> Path:
+    return DISK
+
+
+@pytest.fixture(scope="module")
+def lenders(templates: Path) -> Iterator[Mapping[Way, Lender]]:
+    """A server for each way to freeze."""
+    with ExitStack() as stack:
+        yield {
+            way: stack.enter_context(Lender(templates, ZORYA_FREEZER=way, ZORYA_FREEZE_AFTER=QUICKLY)) for way in Way
+        }
+
+
+@pytest.fixture
+def server(lenders: Mapping[Way, Lender], way: Way) -> Iterator[Server]:
     """A server whose cluster "main" freezes almost at once."""
-    with running(home, ZORYA_FREEZER=way, ZORYA_FREEZE_AFTER=QUICKLY) as started:
-        yield started
+    with lenders[way].lend() as lent:
+        yield lent
 
 
 @pytest.fixture
@@ -78,7 +95,7 @@ def test_session_and_all_that_it_has_stay_when_it_is_frozen(server: Server) -> N
         assert one(connection, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 1
         server.wait_for("frozen")
         assert one(connection, "SELECT pg_backend_pid()") == backend
-    assert server.events()[:5] == ["0170", "0147", "0148", "1008", "1009"]
+    assert server.besides_scaling()[:5] == ["0170", "0147", "0148", "1008", "1009"]
 
 
 def test_it_freezes_again_and_again_and_answers_each_time(server: Server, session: psycopg.Connection) -> None:
@@ -121,7 +138,9 @@ def test_half_a_message_is_waited_for_and_answered_when_the_rest_comes(
     with raw(session) as sock:
         for first in (1, 3, 9):
             rest = send_query(sock, "SELECT 'whole'", first=first)
-            wait_until(lambda: server.events()[-1] == "1008" and server.events().count("1009"), "it froze again")
+            wait_until(
+                lambda: server.besides_scaling()[-1] == "1008" and server.events().count("1009"), "it froze again"
+            )
             sock.sendall(rest)
             assert b"whole" in read_to_ready(sock)
             server.wait_for("frozen")
@@ -155,17 +174,17 @@ def test_session_in_a_transaction_or_at_work_is_never_frozen(server: Server) -> 
         server.wait_for("frozen")
 
 
-def test_it_goes_on_to_stopped_when_the_last_session_ends(home: Path, way: Way) -> None:
-    with running(home, ZORYA_FREEZER=way, ZORYA_FREEZE_AFTER=QUICKLY, ZORYA_PAUSE_AFTER="2") as server:
-        with psycopg.connect(server.url(), autocommit=True) as connection:
-            server.wait_for("frozen")
-            # Longer than the pause's delay: as long as it has a session it stays frozen.
-            connection.execute("SELECT pg_sleep(2.5)")
-            server.wait_for("frozen")
-            assert "0144" not in server.events()
-        server.wait_for("stopped")
-        assert server.events()[-2:] == ["0144", "0145"]
-        assert server.query("SELECT 1") == [(1,)]
+def test_it_goes_on_to_stopped_when_the_last_session_ends(server: Server) -> None:
+    server.run("modify", "main", "--pause-after", "1")
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        server.wait_for("frozen")
+        # Longer than the pause's delay: as long as it has a session it stays frozen.
+        connection.execute("SELECT pg_sleep(2)")
+        server.wait_for("frozen")
+        assert "0144" not in server.events()
+    server.wait_for("stopped")
+    assert server.besides_scaling()[-2:] == ["0144", "0145"]
+    assert server.query("SELECT 1") == [(1,)]
 
 
 def test_pause_is_refused_while_there_is_a_session_and_ends_it_with_force(
@@ -213,7 +232,7 @@ def test_next_client_is_served_when_the_engine_was_killed_while_frozen(
     os.kill(server.show()["engine_pid"], signal.SIGKILL)
     if way is not Way.CGROUP1:  # there the kernel carries the signal out at the thaw
         server.wait_for("stopped")
-        assert server.events()[-1] == "1003"
+        assert server.besides_scaling()[-1] == "1003"
     assert server.query("SELECT 1") == [(1,)]
     with pytest.raises(psycopg.OperationalError):
         session.execute("SELECT 1")
@@ -252,11 +271,11 @@ def test_cluster_that_never_freezes_does_not(server: Server) -> None:
 def test_memory_is_given_back_after_a_while(home: Path, way: Way) -> None:
     settings = {"ZORYA_FREEZER": way, "ZORYA_FREEZE_AFTER": QUICKLY, "ZORYA_RECLAIM_AFTER_S": "0.5"}
     with running(home, **settings) as server, psycopg.connect(server.url(), autocommit=True) as connection:
+        (memory,) = [finding["found"] for finding in server.api.doctor() if finding["name"] == "memory"]
+        if "given back by" not in memory:
+            pytest.skip(f"this host cannot reclaim: {memory}")
         connection.execute("CREATE TABLE big AS SELECT repeat('x', 1000) FROM generate_series(1, 100000)")
         before = server.show()["resident_bytes"]
         server.wait_for("frozen")
-        found = [finding for finding in server.json("doctor") if finding["name"] == "memory"]
-        if "reclaimed in" not in found[0]["found"]:
-            pytest.skip(f"this host cannot reclaim: {found[0]['found']}")
         wait_until(lambda: server.show()["resident_bytes"] < before / 2, "its page cache is given back")
         assert one(connection, "SELECT count(*) FROM big") == 100000

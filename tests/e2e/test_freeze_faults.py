@@ -15,7 +15,7 @@ from waiting import wait_until
 
 CLUSTERS = 3
 SESSIONS = 4
-HAMMER_S = 25.0
+HAMMER_S = 15.0
 
 
 @pytest.fixture
@@ -180,4 +180,4 @@ def test_nothing_is_lost_when_statements_come_at_the_moment_of_the_freeze(server
     assert [client.error for client in clients] == [""] * len(clients), f"seed {seed}"
     assert not any(client.is_alive() for client in clients), f"seed {seed}: a statement was never answered"
     freezes = sum(server.events(name).count("1008") for name in names)
-    assert freezes >= 200, f"seed {seed}: it froze {freezes} times among {sum(one.asked for one in clients)} statements"
+    assert freezes >= 120, f"seed {seed}: it froze {freezes} times among {sum(one.asked for one in clients)} statements"

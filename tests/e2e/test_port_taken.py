@@ -11,11 +11,9 @@ from waiting import wait_until
 
 
 @pytest.fixture
-def server_without_a_port(stopped_server: Server) -> Iterator[tuple[Server, socket.socket]]:
+def server_without_a_port(server: Server) -> Iterator[tuple[Server, socket.socket]]:
     """A server with clusters "main" and "other" that finds the port of "main" taken; and what has taken it."""
-    server = stopped_server
     server.allow("endpoint cannot listen")
-    server.start()
     server.run("create", "other")
     port = server.show()["endpoint"]["port"]
     server.stop()
