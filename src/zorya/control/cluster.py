@@ -39,6 +39,9 @@ RETRY_S = 2.0
 LEAVING_S = 0.5
 """How long a session may take to end after its client has left, before a pause by hand is refused for it."""
 
+SETTLING_S = 5.0
+"""How long a pause by hand waits for the engine to say whether there is a session."""
+
 _OPERATIONS = {
     Action.BUILD: ("create", "making the data folder"),
     Action.START: ("resume", "starting the engine"),
@@ -179,7 +182,8 @@ class ClusterOwner(ClusterEndpoint):
         """Whether there is no session, or none any more in a moment: one whose client has just left takes its time."""
         began_s = self._clock.monotonic_s()
         while self.sessions or self._attendance.is_unsettled(self._clock.monotonic_s()):
-            if self._clock.monotonic_s() - began_s > LEAVING_S:
+            # Where it is only not known yet whether one is left, the engine is to say so: that none is, is no refusal.
+            if self._clock.monotonic_s() - began_s > (LEAVING_S if self.sessions else SETTLING_S):
                 return False
             await asyncio.sleep(0.01)
         return True
@@ -223,6 +227,8 @@ class ClusterOwner(ClusterEndpoint):
             self._autoscaler.add(self.record.id, self._sizing)
             self._sizing.choose_by_hand(capacity)
             await self._autoscaler.settle()
+            if self._sizing.refusal is not None:
+                raise self._sizing.refusal
         finally:
             self.leave()
 

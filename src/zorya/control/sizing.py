@@ -60,11 +60,14 @@ class Sizing:
         self._limits: Limits | None = None
         self._in_use_bytes = self._limited_bytes = 0
         self._shortfall = ""
-        self._problem = ""
         self._log_mark = 0
+        self._wished = 0.0
+        """What was set by hand last."""
         self._blocked_until_s = 0.0
         self._unconfigured = False
         self._is_short = False
+        self.refusal: errors.LimitFailed | None = None
+        """Why the kernel did not take what it was told last; None when it did."""
         self.load: LoadView | None = None
         """What it used last; None while it does not run."""
         self.last: ScalingView | None = None
@@ -80,7 +83,7 @@ class Sizing:
         """Limit an engine that was just started, or found, before it is let work. What the kernel refuses is told."""
         self._history = policy.begin()
         self._limits, self.last = None, None
-        self._shortfall = self._problem = ""
+        self._shortfall, self.refusal = "", None
         self._is_short = False
         self._standing.set_capacity(self._bounds.clamp(self._standing.capacity))
         self._decision = Decision(capacity=self._standing.capacity, part=Part.BOUNDS, reason="It was just started.")
@@ -167,6 +170,7 @@ class Sizing:
             burst=self._around.burst,
         )
         self._decision, self._history = policy.decide(situation, self._history)
+        self._keep_wish()
         if seen.oom_kills:
             self._tell_of_kills(live, seen.oom_kills)
         self._log_mark = self._around.runner.log_mark(self._standing.record)
@@ -198,9 +202,19 @@ class Sizing:
             blocks_read=activity.blocks_read if activity else None,
         )
 
+    def _keep_wish(self) -> None:
+        """Have what was set by hand stay wanted, also while it cannot be had, or what memory in use has made of it."""
+        if self._decision.part is Part.HAND:
+            self._decision = replace(self._decision, capacity=self._bounds.clamp(self._wished))
+        else:
+            self._wished = max(self._wished, self._decision.capacity)
+
     def choose_by_hand(self, capacity: float) -> None:
         """Have it get this capacity with the next round; the policy goes on from it after a while."""
         now_s = self._clock.monotonic_s()
+        # Whoever asks is to know whether it can be had now.
+        self._blocked_until_s = now_s
+        self._wished = capacity
         self._history = policy.set_by_hand(self._history, now_s + self._around.capacity_hold_s)
         self._decision = Decision(capacity=capacity, part=Part.HAND, reason="It was set by hand.")
 
@@ -230,21 +244,32 @@ class Sizing:
         live = self._seat.live
         if live is None or self._standing.record.compute is not Compute.RUNNING:
             return
+        if capacity == self._standing.capacity:
+            if await self._limit(live, capacity):
+                await self._configure(live, capacity)
+        else:
+            await self._change(live, capacity)
+
+    async def _change(self, live: LiveEngine, capacity: float) -> None:
         before, began_s = self._standing.capacity, self._clock.monotonic_s()
-        if capacity != before:
+        # As long as the kernel refuses, it is tried again and again: that is neither told nor has the engine follow.
+        is_tried_again = self.refusal is not None
+        if not is_tried_again:
             self._standing.tell_later(EventKind.SCALING, f"{_step(before, capacity)}: {self._why(capacity)}")
         await failpoints.reached("scale.begun")
-        if capacity < before:
+        settings_first = capacity < before and not is_tried_again
+        if settings_first:
             await self._configure(live, capacity)
-        if not await self._limit(live, capacity, before):
+        if not await self._limit(live, capacity):
+            if settings_first:
+                await self._configure(live, before)
             return
         self._standing.set_capacity(capacity)
         await failpoints.reached("scale.limited")
-        if capacity >= before:
+        if not settings_first:
             await self._configure(live, capacity)
         await failpoints.reached("scale.done")
-        if capacity != before:
-            self._note_change(before, capacity, self._clock.monotonic_s() - began_s)
+        self._note_change(before, capacity, self._clock.monotonic_s() - began_s)
 
     def note_share(self, share: float, node_acu: float) -> None:
         """Tell once when the node has less for it than it wants, and once when that is over."""
@@ -266,9 +291,9 @@ class Sizing:
             hard_bytes=self._acu.memory_of(most),
         )
 
-    async def _limit(self, live: LiveEngine, capacity: float, before: float) -> bool:
+    async def _limit(self, live: LiveEngine, capacity: float) -> bool:
         """Have the kernel limit it; answer whether it does."""
-        limits = self._limits_of(capacity)
+        limits, before = self._limits_of(capacity), self._standing.capacity
         try:
             if capacity > before:
                 limited = live.group.limit(limits)
@@ -285,15 +310,17 @@ class Sizing:
         self._limits = limits
         self._shortfall = limited.shortfall
         self._limited_bytes = self._in_use_bytes
-        self._problem = ""
+        if self.refusal is not None:
+            _log.info("capacity can be applied again", cluster=self._standing.name)
+        self.refusal = None
 
     def _note_refusal(self, error: errors.LimitFailed, step: str) -> None:
         self._limits = None
         self._blocked_until_s = self._clock.monotonic_s() + RETRY_S
-        if error.message != self._problem:
+        if self.refusal is None or error.message != self.refusal.message:
             _log.warning("capacity cannot be applied", cluster=self._standing.name, error=str(error))
             self._standing.tell_later(EventKind.SCALE_FAILED, f"{step}{error}")
-        self._problem = error.message
+        self.refusal = error
 
     async def _configure(self, live: LiveEngine, capacity: float) -> None:
         """Have the engine's settings follow. Where they cannot, it goes on with those that it has."""
