@@ -9,7 +9,23 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import creation, gap, hammer, handshakes, memory, rest, results, resume, simulate, throughput, tls, wake
+from bench import (
+    creation,
+    gap,
+    hammer,
+    handshakes,
+    memory,
+    replay,
+    rest,
+    results,
+    resume,
+    sampling,
+    scaling,
+    simulate,
+    throughput,
+    tls,
+    wake,
+)
 from bench.load import SCALE
 from bench.report import Comparison
 from bench.stage import Stage, stage
@@ -25,6 +41,9 @@ _BENCHMARKS: dict[str, Callable[..., list[Comparison]]] = {
     "rest": rest.measure,
     "memory": memory.measure,
     "gap": gap.measure,
+    "scaling": scaling.measure,
+    "sampling": sampling.measure,
+    "replay": replay.measure,
 }
 
 _WITHOUT_STAGE: dict[str, Callable[..., list[Comparison]]] = {"simulate": simulate.run}
@@ -43,6 +62,9 @@ _QUICK = {
     "rest": {"seconds": 6},
     "memory": {"rounds": 1},
     "gap": {"rounds": 3},
+    "scaling": {"rounds": 2, "changes_made": 100, "paced_turns": 2},
+    "sampling": {"clusters": 20, "seconds": 1},
+    "replay": {"seconds": 20},
     "simulate": {"days": 1},
 }
 """To see that everything works; the figures say little."""

@@ -33,7 +33,7 @@ def measure(stage: Stage, *, rounds: int = 3) -> list[report.Comparison]:
         stage.make_tables(SCALE, server.url("reader"))
         for _ in range(rounds):
             server.pause("reader")
-            _leave_page_cache(server.folders("reader").data)
+            leave_page_cache(server.folders("reader").data)
             with psycopg.connect(server.url("reader"), autocommit=True) as session:
                 reads["the first time"].append(_read(session))
                 reads["again"].append(_read(session))
@@ -95,7 +95,7 @@ def _pss_bytes(first: int) -> int:
     return total
 
 
-def _leave_page_cache(data: Path) -> None:
+def leave_page_cache(data: Path) -> None:
     """Have the kernel forget what it has of the files, as long as nobody uses them."""
     for path in data.rglob("*"):
         if path.is_file():

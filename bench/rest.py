@@ -69,12 +69,12 @@ def _use(stage: Stage, seconds: int) -> dict[str, float]:
         "Zorya's server": [stage.server.pid],
         "Zorya's keeper": list(_keepers(stage.server.home)),
     }
-    before = {name: _processor_ns(pids) for name, pids in groups.items()}
+    before = {name: processor_ns(pids) for name, pids in groups.items()}
     time.sleep(seconds)
-    return {name: (_processor_ns(pids) - before[name]) / 1e6 for name, pids in groups.items()}
+    return {name: (processor_ns(pids) - before[name]) / 1e6 for name, pids in groups.items()}
 
 
-def _processor_ns(pids: Iterable[int]) -> int:
+def processor_ns(pids: Iterable[int]) -> int:
     """Answer the time on a processor of all threads that these processes have (proc_pid_schedstat, first value)."""
     total = 0
     for pid in pids:

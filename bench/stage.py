@@ -35,6 +35,13 @@ RECLAIM_AFTER_S = 2
 
 PGBENCH_TABLES = ("pgbench_accounts", "pgbench_branches", "pgbench_tellers", "pgbench_history")
 
+MOST_ACU = 4.0
+"""The highest capacity of clusters that are made here: the server's default."""
+
+ACU_CORES = len(os.sched_getaffinity(0)) / MOST_ACU
+"""Of an ACU. A cluster is kept to the cores of its highest capacity: here to all that there are, as the engines beside
+it. With the default, a quarter, that would be a single one, and the cap would be what is measured."""
+
 
 class ZoryaServer:
     """A real server; its command line is used as a user would. Its clusters stay awake unless a benchmark asks."""
@@ -52,6 +59,7 @@ class ZoryaServer:
             "pause_after": "never",
             "freeze_after": "never",
             "reclaim_after_s": str(RECLAIM_AFTER_S),
+            "acu_cores": str(ACU_CORES),
             **settings,
         }
         self._env = {
@@ -133,6 +141,11 @@ class ZoryaServer:
                 time.sleep(0.05)
             else:
                 return
+
+    def complaints(self) -> list[str]:
+        """Answer what it has warned of so far: the lines of its log."""
+        lines = Home(self.home).server_log.read_text().splitlines()
+        return [line for line in lines if "level=warning" in line or "level=error" in line]
 
     def stop(self) -> None:
         """Put everything to sleep."""
