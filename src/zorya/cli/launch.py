@@ -70,7 +70,8 @@ class _Console:
                 return  # the log tells the same
             output.say()
             for event in events.following(api, None, after=latest[-1]["seq"] if latest else 0, sleep=False):
-                output.say(output.event_line(event))
+                if events.is_news(event):
+                    output.say(output.event_line(event))
 
 
 def _say(line: str) -> None:
