@@ -1,13 +1,15 @@
-"""What the kernel is told of an engine, read from the files of its control groups themselves."""
+"""What the kernel and the engine are told of its capacity: control groups' files, and what a session is shown."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from zorya.compute import cgroups, group, limits
-from zorya.core.capacity import Acu
+from zorya.core.capacity import Acu, Bounds
+from zorya.engines.postgres import sizes
 
 GROUPING = group.examine(None)
 
@@ -18,6 +20,8 @@ needs_version_1 = pytest.mark.skipif(
     os.geteuid() != 0 or GROUPING.cpu is None or GROUPING.cpu.version != 1,
     reason="this needs root, and cores that are capped by control groups of version 1",
 )
+
+_FOLLOWING = ("work_mem", "maintenance_work_mem", "autovacuum_work_mem", "effective_cache_size", "max_wal_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,3 +80,10 @@ def count_killed(pid: int) -> int:
     memory = folder_of(pid, "memory")
     file = memory / ("memory.events" if (memory / "memory.events").exists() else "memory.oom_control")
     return next(int(line.split()[1]) for line in file.read_text().splitlines() if line.startswith("oom_kill "))
+
+
+def has_settings(session: psycopg.Connection, acu: Acu, capacity: float) -> bool:
+    """Whether a session is shown the settings of this capacity, of 0.5 to 4 ACUs."""
+    wanted = sizes.following(capacity, Bounds(least=0.5, most=4), acu)
+    same = [f"pg_size_bytes(current_setting('{name}')) = pg_size_bytes('{wanted[name]}')" for name in _FOLLOWING]
+    return session.execute(f"SELECT {' AND '.join(same)}").fetchone() == (True,)

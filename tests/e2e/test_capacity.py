@@ -14,20 +14,18 @@ from typing import Any, Self
 import psycopg
 import pytest
 
-from e2e.engine_groups import count_killed, expected, needs_limits, read_held
+from e2e.engine_groups import count_killed, expected, has_settings, needs_limits, read_held
 from e2e.loads import counting, make_quick_role
 from e2e.turned import Turned, told
 from fix_home import DISK, running_for_a_file
 from harness import Server
 from waiting import wait_until
-from zorya.core.capacity import Acu, Bounds, round_up
-from zorya.engines.postgres import sizes
+from zorya.core.capacity import Acu, round_up
 from zorya.scaling import needs
 
 MIB = 1024**2
 ACU = Acu(memory_bytes=2048 * MIB, cores=0.25)
 SMALL = Acu(memory_bytes=128 * MIB, cores=0.25)
-FOLLOWING = ("work_mem", "maintenance_work_mem", "effective_cache_size", "max_wal_size", "autovacuum_work_mem")
 
 CHANGES = [
     up if is_up else down
@@ -68,22 +66,6 @@ def _enough_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def following(server: Server, capacity: float, most: float) -> dict[str, str]:
-    acu = server.api.status()["acu"]
-    return sizes.following(capacity, Bounds(least=0.5, most=most), Acu(**acu))
-
-
-def shows(session: psycopg.Connection[Any], settings: dict[str, str]) -> bool:
-    row = session.execute("SELECT " + ", ".join(f"current_setting('{name}')" for name in FOLLOWING)).fetchone()
-    same = session.execute(
-        "SELECT "
-        + ", ".join(
-            f"pg_size_bytes('{settings[name]}') = pg_size_bytes(current_setting('{name}'))" for name in FOLLOWING
-        )
-    ).fetchone()
-    return row is not None and same == (True,) * len(FOLLOWING)
 
 
 class Belongings:
@@ -171,8 +153,7 @@ def test_nothing_of_a_session_is_disturbed_by_changes_of_capacity(server: Server
                 shown = server.api.set_capacity("main", capacity)
                 assert shown["capacity"] == capacity
                 assert read_held(pid) == expected(ACU, capacity, 4, burst=burst)
-                settings = following(server, capacity, 4)
-                wait_until(partial(shows, other, settings), "the settings follow")
+                wait_until(partial(has_settings, other, ACU, capacity), "the settings follow")
                 assert other.execute("SELECT pg_try_advisory_lock(4711)").fetchone() == (False,)
             assert not working.is_answered
             other.execute("INSERT INTO told DEFAULT VALUES")

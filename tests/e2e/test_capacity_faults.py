@@ -3,27 +3,34 @@
 import os
 import re
 import shutil
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from e2e.engine_groups import GROUPING, count_killed, expected, folder_of, needs_limits, needs_version_1, read_held
-from e2e.turned import Turned, told
+from e2e.engine_groups import (
+    GROUPING,
+    count_killed,
+    expected,
+    folder_of,
+    has_settings,
+    needs_limits,
+    needs_version_1,
+    read_held,
+)
+from e2e.turned import Turned, is_written, told
 from fix_home import DISK, running_for_a_file
 from harness import Server, end
 from waiting import wait_until
 from zorya.compute import placement
 from zorya.core import errors
-from zorya.core.capacity import Acu, Bounds
-from zorya.engines.postgres import sizes
+from zorya.core.capacity import Acu
 
 MIB = 1024**2
 ACU = Acu(memory_bytes=2048 * MIB, cores=0.25)
@@ -132,26 +139,11 @@ def test_capacity_is_whole_at_the_next_start_when_the_server_is_killed_in_the_mi
         busy.commit()
 
 
-def is_written(server: Server, capacity: float) -> bool:
-    """Whether the file of the meters says that the only cluster has this capacity."""
-    with closing(sqlite3.connect(f"file:{server.home / 'usage.db'}?mode=ro", uri=True)) as file:
-        return bool(file.execute("SELECT capacity FROM meters").fetchone() == (capacity * 1000,))
-
-
 def is_whole(server: Server, session: psycopg.Connection) -> bool:
     """Whether limits and settings agree with the capacity that the server shows."""
     shown = server.show()
     is_held = read_held(shown["engine_pid"]) == expected(ACU, shown["capacity"], 4, burst=True)
-    return is_held and has_settings(session, shown["capacity"])
-
-
-def has_settings(session: psycopg.Connection, capacity: float) -> bool:
-    wanted = sizes.following(capacity, Bounds(least=0.5, most=4), ACU)
-    same = [
-        f"pg_size_bytes(current_setting('{name}')) = pg_size_bytes('{wanted[name]}')"
-        for name in ("work_mem", "maintenance_work_mem", "effective_cache_size")
-    ]
-    return session.execute(f"SELECT {' AND '.join(same)}").fetchone() == (True,)
+    return is_held and has_settings(session, ACU, shown["capacity"])
 
 
 def vanish(folder: Path) -> None:
@@ -257,12 +249,12 @@ def test_limits_that_are_refused_are_told_once_and_set_when_they_can_be(server: 
                 server.api.set_capacity("main", capacity)
             assert session.execute("SELECT 1").fetchone() == (1,)
         assert (server.show()["capacity"], read_held(shown["engine_pid"])) == (2, expected(ACU, 2, 4, burst=True))
-        assert has_settings(session, 2)
+        assert has_settings(session, ACU, 2)
         remount(server, "rw")
         turned.pass_s(6)
         wait_until(lambda: server.show()["capacity"] == 0.5, "it is tried again")
         assert read_held(shown["engine_pid"]) == expected(ACU, 0.5, 4, burst=True)
-        wait_until(lambda: has_settings(session, 0.5), "the settings follow")
+        wait_until(lambda: has_settings(session, ACU, 0.5), "the settings follow")
     wait_until(lambda: server.events().count("0142") == 2, "it is told")
     assert len(told(server, "0143", "(From 2 to 4 ACUs: The kernel did not take the limits)")) == 1
     assert server.events().count("0143") == 1, told(server, "0143")
@@ -280,8 +272,8 @@ def test_engine_is_kept_to_its_cores_by_affinity_where_no_group_can_be_written(s
         server.api.set_capacity("main", 2)
         assert len(os.sched_getaffinity(pid)) == min(2, len(os.sched_getaffinity(0)))
         assert len(os.sched_getaffinity(session.info.backend_pid)) == min(2, len(os.sched_getaffinity(0)))
-        wanted = sizes.following(2, Bounds(least=0.5, most=4), Acu(memory_bytes=ACU.memory_bytes, cores=1))
-        wait_until(lambda: session.execute("SHOW work_mem").fetchone() == (wanted["work_mem"],), "the settings follow")
+        acu = Acu(memory_bytes=ACU.memory_bytes, cores=1)
+        wait_until(lambda: has_settings(session, acu, 2), "the settings follow")
         found = {one["name"]: one for one in server.api.doctor()}
         assert {found[name]["state"] for name in ("cores", "memory")} == {"warning"}
     assert "0143" not in server.events()

@@ -4,6 +4,7 @@ import random
 import sys
 import threading
 import time
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import psycopg
 import pytest
 
 from e2e.test_clock import HOUR, turn
+from e2e.turned import is_written
 from harness import Server
 from waiting import wait_until
 
@@ -129,6 +131,7 @@ def check_sleep_costs_nothing(server: Server, frozen: Asked) -> None:
     stopped = Asked(server)
     # A pause is work: it has the engine's checkpoint in it.
     assert stopped.awake_s > frozen.awake_s
+    wait_until(partial(is_written, server, 0), "its end is written down")
     server.kill()
     server.start()
     later = passed(server, stopped, 0.5)

@@ -3,9 +3,11 @@
 from typing import Any
 
 import psycopg
+import pytest
 
 from harness import Server, kill_engine
 from waiting import wait_until
+from zorya.core import errors
 
 
 def test_provisioned_cluster_always_runs_with_its_capacity(stopped_server: Server) -> None:
@@ -28,7 +30,8 @@ def test_provisioned_cluster_always_runs_with_its_capacity(stopped_server: Serve
     assert refused.returncode == 1
     assert "Cluster shop is provisioned: it always runs." in refused.stderr
     assert "`zorya modify shop --serverless`" in refused.stderr
-    assert server.cli("pause", "shop", "--force").returncode == 1
+    with pytest.raises(errors.ZoryaError, match="it always runs"):
+        server.api.pause("shop", force=True)
 
     assert server.query("SELECT 1", "shop") == [(1,)]
     kill_engine(shown["engine_pid"])
@@ -49,13 +52,16 @@ def is_another(server: Server, pid: int) -> Any:
     return shown["compute"] == "running" and shown["engine_pid"] not in {pid, None} and shown
 
 
-def test_conversion_keeps_all_that_holds_for_the_other_mode_and_every_session(stopped_server: Server) -> None:
-    server = stopped_server
-    server.start()
+def test_conversion_keeps_all_that_holds_for_the_other_mode_and_every_session(server: Server) -> None:
     bounds = {"min_capacity": 1.0, "max_capacity": 3.0, "pause_after_s": 60, "freeze_after_s": 0.05}
-    server.run(
-        *("create", "shop", "--min-capacity", "1", "--max-capacity", "3"),
-        *("--pause-after", "60", "--freeze-after", "0.05"),
+    server.api.create(
+        {
+            "name": "shop",
+            "min_capacity": 1,
+            "max_capacity": 3,
+            "pause_after": "60",
+            "freeze_after": "0.05",
+        }
     )
     with psycopg.connect(server.url("shop")) as session:
         session.execute("CREATE TEMPORARY TABLE mine AS SELECT 1 AS one")
@@ -74,16 +80,15 @@ def test_conversion_keeps_all_that_holds_for_the_other_mode_and_every_session(st
         assert 1 <= shown["capacity"] <= 3
         assert server.wait_for("frozen", "shop")["capacity"] == 0
         # What always runs is not left frozen.
-        server.run("modify", "shop", "--provisioned")
+        server.api.modify("shop", {"mode": "provisioned"})
         shown = server.wait_for("running", "shop")
         assert (shown["capacity"], shown["fixed_capacity"], shown["engine_pid"]) == (2.5, 2.5, pid)
         assert session.execute("SELECT one FROM mine").fetchone() == (1,)
-    refused = server.cli("modify", "shop", "--serverless", "--capacity", "2")
-    assert (refused.returncode, "only a provisioned cluster has a fixed capacity" in refused.stderr) == (1, True)
+    with pytest.raises(errors.ZoryaError, match="only a provisioned cluster has a fixed capacity"):
+        server.api.modify("shop", {"mode": "serverless", "capacity": 2})
 
     # One that sleeps is started by the conversion.
-    server.run("modify", "main", "--provisioned", "--capacity", "0.5")
+    server.api.modify("main", {"mode": "provisioned", "capacity": 0.5})
     assert server.wait_for("running", "main")["capacity"] == 0.5
-    server.run("modify", "main", "--serverless")
-    server.run("pause", "main")
-    assert server.show("main")["compute"] == "stopped"
+    server.api.modify("main", {"mode": "serverless"})
+    assert server.api.pause("main", force=False)["compute"] == "stopped"

@@ -1,7 +1,9 @@
-"""A server whose clocks can be put ahead, and what its events say."""
+"""A server whose clocks can be put ahead, and what it has written of its clusters."""
 
 import re
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from harness import Server
@@ -31,3 +33,9 @@ def told(server: Server, kind: str, words: str = "(?s)(.*)", name: str = "main")
     events = server.api.events(name, after=0, limit=1000, wait_s=0, sleep=True)
     found = [re.search(words, event["message"]) for event in events if event["kind"] == f"ZORYA-EVENT-{kind}"]
     return [one[1] for one in found if one]
+
+
+def is_written(server: Server, capacity: float) -> bool:
+    """Whether the file of the meters says that the only cluster has this capacity."""
+    with closing(sqlite3.connect(f"file:{server.home / 'usage.db'}?mode=ro", uri=True)) as file:
+        return bool(file.execute("SELECT capacity FROM meters").fetchone() == (capacity * 1000,))
