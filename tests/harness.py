@@ -170,7 +170,7 @@ class Server:
         return [event["kind"].removeprefix("ZORYA-EVENT-") for event in events]
 
     def besides_scaling(self, name: str = "main") -> list[str]:
-        """Answer the same without those of capacity: whether it changes, and is had, is up to the load of the machine."""
+        """Answer the same without those of capacity: whether it changes, and is had, is up to the machine's load."""
         return [kind for kind in self.events(name) if kind not in {"0141", "0142", "0149", "1012", "1013"}]
 
     def wait_for(self, compute: str, name: str = "main", within_s: float = 30) -> Any:

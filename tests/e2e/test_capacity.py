@@ -198,6 +198,7 @@ def test_capacity_follows_the_load_within_bounds_that_change_meanwhile(server: S
         grown = wait_until(lambda: (found := show())["capacity"] >= 2 and found, "it grows with the load")
         assert grown["last_scaling"]["part"] == "cpu"
         assert "cores" in grown["last_scaling"]["reason"]
+        wait_until(lambda: show()["load"]["at_work"] == 1, "its session is seen at work")
         shown = server.json("scale", "main", "--max-capacity", "1.5")
         assert shown["capacity"] == 1.5
         held = read_held(shown["engine_pid"])

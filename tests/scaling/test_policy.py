@@ -258,13 +258,13 @@ def test_capacity_set_by_hand_rises_for_memory_in_use() -> None:
     assert cluster.look(replace(REST, oom_kills=1)).capacity == 5.0
 
 
-def test_bounds_are_named_where_they_decide() -> None:
+def test_who_asked_is_named_and_the_least_where_nobody_did() -> None:
     cluster = Driven(bounds=Bounds(least=1.0, most=4.0))
     least = cluster.look(REST)
     assert (least.capacity, least.part, least.reason) == (1.0, Part.BOUNDS, "Its capacity is to be 1 to 4 ACUs.")
     assert cluster.look(REST).reason == "Nothing needs more than 1 ACUs."
     most = cluster.look(busy(3.0))
-    assert (most.capacity, most.part) == (4.0, Part.BOUNDS)
+    assert (most.capacity, most.part) == (4.0, Part.CPU)
     assert most.reason == "It needs 15 ACUs and may have 4. It uses 3.00 of 0.25 cores."
 
 

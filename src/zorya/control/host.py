@@ -27,7 +27,6 @@ _FICLONE = 0x40049409
 _ENOUGH_DESCRIPTORS = 4096
 _ENOUGH_BACKLOG = 1024
 _LOW_SPACE_BYTES = 1024**3
-"""The highest capacity of a new cluster for which none is given."""
 
 
 def examine(

@@ -34,7 +34,7 @@ ANSWER_WITHIN_S = 5.0
 """How long an engine may take to say what it does."""
 
 ASK_EVERY_S = 2.0
-"""How often a busy engine is asked at most, but for when its processes change."""
+"""How often an engine with sessions is asked at most, but for when its processes change."""
 
 ENDING_S = 2.0
 """How long a session may take to end that was asked to."""
@@ -162,10 +162,19 @@ class LiveEngine:
             os.close(process)
 
     def _asks_anyway(self, freeze_after_s: float | None) -> bool:
-        """Whether it may have come to rest: one that rests is asked again when it is to be frozen."""
-        if self.quiet is None or freeze_after_s is None or self.quiet.since_s is not None:
+        """Whether it is to be asked though its processes are the same: it may have come to rest, or to work.
+
+        What wants capacity is seen in time only if sessions that were idle are asked after, too.
+        """
+        if self.quiet is None:
             return False
-        return self._clock.monotonic_s() - self.quiet.seen_s >= min(ASK_EVERY_S, freeze_after_s)
+        if self.quiet.since_s is None and freeze_after_s is not None:
+            every_s = min(ASK_EVERY_S, freeze_after_s)
+        elif self._clients:
+            every_s = ASK_EVERY_S
+        else:
+            return False
+        return self._clock.monotonic_s() - self.quiet.seen_s >= every_s
 
     async def _ask(self, pids: Set[int]) -> Activity:
         try:

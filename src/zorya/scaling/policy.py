@@ -240,7 +240,7 @@ def _raise(now: Situation, part: Part, capacity: float, reason: str) -> Decision
     most = now.bounds.most
     if capacity > most:
         reason = f"It needs {capacity:g} ACUs and may have {most:g}. {reason}"
-        return Decision(capacity=most, part=Part.BOUNDS, reason=reason)
+        return Decision(capacity=most, part=part, reason=reason)
     return Decision(capacity=max(capacity, now.bounds.least), part=part, reason=reason)
 
 
