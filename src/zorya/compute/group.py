@@ -243,6 +243,11 @@ class ProcessGroup:
             ) from error
         return limited
 
+    @property
+    def is_accounted(self) -> bool:
+        """Whether a control group counts its processor time, so that reading it is cheap."""
+        return self._places.accounting is not None
+
     def cpu_s(self) -> float:
         """Answer the processor time so far; never falls. One pread, where a control group counts it.
 

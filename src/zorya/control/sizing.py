@@ -29,6 +29,13 @@ LOOK_EVERY_S = 1.0
 FIRST_LOOK_S = 0.2
 """How soon that is after it was let run: what it had before it slept may be far too much."""
 
+IDLE_CORES = 0.02
+IDLE_LOOK_S = 5.0
+"""Where it has the least and uses no more cores than that, it is looked at only so often."""
+
+UNACCOUNTED_TICK_S = 0.5
+"""How often its processor time is read where no control group counts it: a file of each of its processes."""
+
 STIR = 0.9
 """The part of its capacity's cores whose use between two ticks has it looked at before it is due."""
 
@@ -56,6 +63,7 @@ class Sizing:
         self._before: Reading | None = None
         self._tick: tuple[float, float] | None = None
         self._tick_cores = 0.0
+        self._tick_at_s = 0.0
         self._look_at_s = 0.0
         self._limits: Limits | None = None
         self._in_use_bytes = self._limited_bytes = 0
@@ -119,18 +127,34 @@ class Sizing:
     def is_due(self, now_s: float) -> bool:
         """Whether it is to be looked at: since it is time, or since it suddenly uses what it has. Reads one counter."""
         if now_s >= self._look_at_s:
-            return True
-        if self._standing.capacity >= self._bounds.most:
+            return not self._is_idle(now_s)
+        if self._standing.capacity >= self._bounds.most or now_s < self._tick_at_s:
             return False
         self._note_tick(now_s)
         return self._tick_cores > STIR * self._acu.cores_of(self._standing.capacity)
 
+    def _is_idle(self, now_s: float) -> bool:
+        """Whether it has the least and has done next to nothing since it was looked at: what it needs is known."""
+        before = self._before
+        if before is None or self._standing.capacity > self._bounds.least or self.needs(self._standing.capacity):
+            return False
+        passed_s, cpu_s = now_s - before.at_s, self._read_cpu()
+        if cpu_s is None or passed_s >= IDLE_LOOK_S or cpu_s - before.cpu_s > IDLE_CORES * passed_s:
+            return False
+        self._look_at_s = now_s + LOOK_EVERY_S
+        return True
+
+    def _read_cpu(self) -> float | None:
+        try:
+            return self._seat.live.group.cpu_s() if self._seat.live is not None else None
+        except OSError:
+            return None
+
     def _note_tick(self, now_s: float) -> None:
         live, before = self._seat.live, self._tick
-        try:
-            cpu_s = live.group.cpu_s() if live is not None else None
-        except OSError:
-            cpu_s = None
+        cpu_s = self._read_cpu()
+        if live is not None and not live.group.is_accounted:
+            self._tick_at_s = now_s + UNACCOUNTED_TICK_S
         self._tick = (now_s, cpu_s) if cpu_s is not None else None
         passed_s = now_s - before[0] if before is not None else 0.0
         if before is None or cpu_s is None or passed_s <= 0:
