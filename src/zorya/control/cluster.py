@@ -36,7 +36,7 @@ _log = logging.get("zorya.control")
 RETRY_S = 2.0
 """How long the owner waits before it repeats a step that failed and has to be done."""
 
-LEAVING_S = 0.5
+LEAVING_S = 2.0
 """How long a session may take to end after its client has left, before a pause by hand is refused for it."""
 
 SETTLING_S = 5.0
