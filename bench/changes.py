@@ -1,7 +1,7 @@
 """Changes of capacity under pgbench, against the same without any: one after the other as fast as they go, and paced.
 
-As fast as they go is for errors, and for how long each takes. Nothing makes so many of them but a benchmark: the policy
-makes some a minute, and no more than one each tenth of a second.
+As fast as they go is for errors, and for how long each takes. Nothing makes so many of them but a benchmark: the pace
+is that of a policy that never comes to rest, which looks once a second.
 """
 
 import re
@@ -20,7 +20,7 @@ CAPACITIES = (MOST_ACU - 0.5, MOST_ACU)
 """Back and forth between these, which are nearly the same: what the changes cost is to be seen, and not what a smaller
 capacity does."""
 
-PACED_S = 0.1
+PACED_S = 1.0
 """Between two changes that are paced."""
 
 
@@ -126,7 +126,7 @@ def _take_turn(stage: Stage, server: ZoryaServer, cluster: str, turns: _Turns, *
 def _show_rates(mode: str, turns: _Turns) -> report.Comparison:
     a_second = len(turns.asked_ms) / (len(turns.changed) * SECONDS)
     return report.show(
-        f"pgbench -S, {CLIENTS} clients, {mode}: throughput under {a_second:.0f} changes of capacity a second",
+        f"pgbench -S, {CLIENTS} clients, {mode}: throughput under {a_second:.2g} changes of capacity a second",
         report.Series(name="no change", unit="tps", values=turns.still),
         [report.Series(name="changes", unit="tps", values=turns.changed)],
         figure="changes",
