@@ -117,6 +117,7 @@ def _replay(stage: Stage, trace: Trace, *, burst: bool) -> tuple[Played, Played]
         acu_memory_mib=str(play.ACU.memory_bytes // 1024**2),
         # Whatever this machine has: the simulation knows no neighbours.
         node_capacity=f"{bounds.most:g}",
+        capacity_hold_s="0",
         freeze_after="10",
         pause_after=str(models.PAUSE_AFTER_S),
     )
@@ -129,7 +130,7 @@ def _replay(stage: Stage, trace: Trace, *, burst: bool) -> tuple[Played, Played]
         asked = costs.added_to(trace, base_bytes)
         outcome = play.Play(asked, models.Zorya(bounds, play.ACU, burst=burst)).run()
         driven = drive.Drive(server.url(CLUSTER), trace, costs=costs, base_bytes=base_bytes)
-        real = _play(server, trace, driven, asked_core_s=float(asked.cores.sum()))
+        real = _play(server, trace, driven, least=bounds.least, asked_core_s=float(asked.cores.sum()))
         for line in server.complaints():
             print(f"  its log: {line}")
     finally:
@@ -152,9 +153,10 @@ def _prepare(server: ZoryaServer, trace: Trace, bounds: Bounds) -> drive.Costs:
     return costs
 
 
-def _play(server: ZoryaServer, trace: Trace, driven: drive.Drive, *, asked_core_s: float) -> Played:
+def _play(server: ZoryaServer, trace: Trace, driven: drive.Drive, *, least: float, asked_core_s: float) -> Played:
     samples = _Samples(server=server, cluster=CLUSTER)
     with driven:
+        _forget(server, least)
         before = server.api.cluster(CLUSTER)
         seq = server.api.events(CLUSTER, after=0, limit=1, wait_s=0, sleep=False)[-1]["seq"]
         samples.start()
@@ -180,6 +182,18 @@ def _play(server: ZoryaServer, trace: Trace, driven: drive.Drive, *, asked_core_
         unmet_s=len(_late(done) | {at for at in tight if at < trace.seconds}),
         changes=sum(event["kind"] in {EventKind.SCALED.id, EventKind.SCALED_UNEVENLY.id} for event in told),
     )
+
+
+def _forget(server: ZoryaServer, least: float) -> None:
+    """Have the cluster at its least, and the policy know of nothing before, as in the simulation.
+
+    What the engine's start and its first logins took would else count for half a minute. A server that finds an engine
+    begins anew; sessions do not notice.
+    """
+    server.kill()()
+    server.up()
+    server.api.resume(CLUSTER)
+    server.api.set_capacity(CLUSTER, least)
 
 
 def _late(done: Sequence[float]) -> set[int]:
