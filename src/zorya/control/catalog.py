@@ -8,9 +8,8 @@ etcd would have the same methods.
 import asyncio
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +19,7 @@ from zorya.control import record as records
 from zorya.control.events import EventKind
 from zorya.control.record import ClusterRecord
 from zorya.control.view import EventView
-from zorya.core import errors, files, logging
+from zorya.core import errors, logging, sqlite_file
 from zorya.core.model import Status
 
 _log = logging.get("zorya.control")
@@ -60,6 +59,13 @@ CREATE TABLE events (
 ) STRICT;
 CREATE INDEX events_of_cluster ON events (cluster, seq);
 """
+
+_KIND = sqlite_file.Kind(
+    subject="The catalog {path}",
+    writing="Writing the catalog",
+    hint="If it is damaged, put a copy from a backup in its place.",
+    client_message="The server's catalog cannot be used.",
+)
 
 _SLEEP_KINDS = json.dumps([kind.id for kind in EventKind if kind.category == "sleep"])
 """They are told by their kind, since those that were written before there was this category have another."""
@@ -231,7 +237,7 @@ class Catalog:
 
     async def _run(self, work: Callable[[], _T]) -> _T:
         def guarded() -> _T:
-            with _sqlite_errors(self._path):
+            with _KIND.errors(self._path):
                 return work()
 
         working = asyncio.get_running_loop().run_in_executor(self._thread, guarded)
@@ -251,16 +257,11 @@ def _log_failure(working: asyncio.Future[_T]) -> None:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    with _sqlite_errors(path):
+    with _KIND.errors(path):
         path.touch(mode=0o600)
         connection = sqlite3.connect(path, timeout=10)
         try:
-            found = int(connection.execute("PRAGMA user_version").fetchone()[0])
-            if found > FORMAT:
-                raise errors.HomeTooNew(
-                    f"{path} was written by a newer Zorya (format {found}; this one knows {FORMAT}).",
-                    hint="Nothing was changed. Start the newer version, or choose another home with ZORYA_HOME.",
-                )
+            found = sqlite_file.read_format(connection, path, newest=FORMAT)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             steps = _SCHEMA if found == 0 else " ".join(_UPGRADES[one] for one in range(found, FORMAT))
@@ -270,24 +271,6 @@ def _connect(path: Path) -> sqlite3.Connection:
             connection.close()
             raise
         return connection
-
-
-@contextmanager
-def _sqlite_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
-            raise files.disk_full("Writing the catalog", path) from error
-        raise errors.HomeUnusable(
-            f"The catalog {path} cannot be used: {error}.",
-            hint="If it is damaged, put a copy from a backup in its place.",
-            client_message="The server's catalog cannot be used.",
-        ) from error
-    except OSError as error:
-        raise errors.HomeUnusable(
-            f"The catalog {path} cannot be used: {error.strerror}.", hint="Mend the home folder."
-        ) from error
 
 
 def _parse(text: str) -> ClusterRecord:

@@ -12,11 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from zorya.core import errors, files
+from zorya.core import sqlite_file
 from zorya.metering.ledger import Amounts, Hours, Left, Meter, Place, Sighting
 
 FORMAT = 1
 """Rises when the file's form changes. A file of a higher format is left alone."""
+
+_KIND = sqlite_file.Kind(
+    subject="The file {path}, which says what clusters have used,",
+    writing="Writing down what clusters use",
+    hint="If it is damaged, put a copy from a backup in its place, or move it away to begin anew.",
+    client_message="The server cannot say what clusters have used.",
+)
 
 _SCHEMA = f"""
 BEGIN;
@@ -114,7 +121,7 @@ class Store:
         Raises HomeTooNew when a newer Zorya wrote it, HomeUnusable when it cannot be used; either way it is unchanged.
         Raises DiskFull.
         """
-        with _sqlite_errors(path):
+        with _KIND.errors(path):
             path.touch(mode=0o600)
             connection = sqlite3.connect(path, timeout=10, isolation_level=None)
             try:
@@ -130,7 +137,7 @@ class Store:
 
     def read(self) -> Found:
         """Answer what is there. Raises HomeUnusable."""
-        with _sqlite_errors(self._path):
+        with _KIND.errors(self._path):
             server = self._connection.execute("SELECT boot_id, seen_ms, offset_ms, batch FROM server").fetchone()
             rows = self._connection.execute(
                 "SELECT m.cluster_id, c.name, capacity, storage_bytes, storage_rest, total, until_ms, is_watched"
@@ -147,7 +154,7 @@ class Store:
 
     def write(self, batch: Batch) -> None:
         """Write the batch, unless it is written already. Raises HomeUnusable, DiskFull; then it is not written."""
-        with _sqlite_errors(self._path), self._transaction("IMMEDIATE"):
+        with _KIND.errors(self._path), self._transaction("IMMEDIATE"):
             if self._batch() < batch.number:
                 self._write(batch)
 
@@ -162,7 +169,7 @@ class Store:
             f" UNION ALL SELECT {_COLUMNS}"
             " WHERE length > 1 AND hour < :end AND hour + length > :first AND (:name IS NULL OR name = :name)"
         )
-        with _sqlite_errors(self._path), self._transaction("DEFERRED"):
+        with _KIND.errors(self._path), self._transaction("DEFERRED"):
             last = self._batch()
             rows = self._connection.execute(
                 query, {"first": hours.start, "end": hours.stop, "name": cluster}
@@ -171,7 +178,7 @@ class Store:
 
     def knows(self, cluster: str) -> bool:
         """Whether there is or was a cluster of this name. Raises HomeUnusable."""
-        with _sqlite_errors(self._path):
+        with _KIND.errors(self._path):
             found = self._connection.execute("SELECT 1 FROM clusters WHERE name = ?", (cluster,)).fetchone()
         return found is not None
 
@@ -260,32 +267,9 @@ def _usage(row: Sequence[Any]) -> tuple[Place, str, Amounts]:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    found = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    if found > FORMAT:
-        raise errors.HomeTooNew(
-            f"{path} was written by a newer Zorya (format {found}; this one knows {FORMAT}).",
-            hint="Nothing was changed. Start the newer version, or choose another home with ZORYA_HOME.",
-        )
+    found = sqlite_file.read_format(connection, path, newest=FORMAT)
     connection.execute("PRAGMA journal_mode = WAL")
     # What a process has written outlives it in any case. A flush for each batch would only matter when the host fails.
     connection.execute("PRAGMA synchronous = NORMAL")
     if found == 0:
         connection.executescript(_SCHEMA)
-
-
-@contextmanager
-def _sqlite_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
-            raise files.disk_full("Writing down what clusters use", path) from error
-        raise errors.HomeUnusable(
-            f"The file {path}, which says what clusters have used, cannot be used: {error}.",
-            hint="If it is damaged, put a copy from a backup in its place, or move it away to begin anew.",
-            client_message="The server cannot say what clusters have used.",
-        ) from error
-    except OSError as error:
-        raise errors.HomeUnusable(
-            f"The file {path} cannot be used: {error.strerror}.", hint="Mend the home folder."
-        ) from error
