@@ -123,6 +123,7 @@ class Zorya:
             now_s=float(seen.at_s),
             capacity=seen.capacity,
             demand=demand,
+            tick_cores=0.0,
             bounds=self._bounds,
             acu=self._acu,
             burst=self._burst,

@@ -67,11 +67,18 @@ class Driven:
             return demand
         return replace(demand, cores=cap, throttled=1 - cap / demand.cores)
 
-    def _ask(self, demand: Demand) -> policy.Decision:
+    def jump(self, demand: Demand, tick_cores: float) -> policy.Decision:
+        """Have it looked at because of the last tick; answer what was decided."""
+        decision = self._ask(demand, tick_cores)
+        self.capacity = decision.capacity
+        return decision
+
+    def _ask(self, demand: Demand, tick_cores: float = 0.0) -> policy.Decision:
         situation = policy.Situation(
             now_s=self.now_s,
             capacity=self.capacity,
             demand=demand,
+            tick_cores=tick_cores,
             bounds=self.bounds,
             acu=ACU,
             burst=self.burst,

@@ -290,3 +290,13 @@ def test_history_stays_small(course: list[Demand], burst: bool) -> None:
         cluster.look(course[second % len(course)], 0.5)
     assert len(cluster.history.reads) <= READS_LAST_S / policy.SLICE_S + 1
     assert len(cluster.history.kept) <= 3 * len(course)
+
+
+@pytest.mark.parametrize("burst", [True, False])
+def test_use_that_one_tick_has_shown_counts_at_once_and_not_for_long(burst: bool) -> None:
+    cluster = Driven(burst=burst)
+    assert cluster.jump(busy(0.01), tick_cores=2.0).capacity > 2
+    for _ in range(20):
+        cluster.now_s += 1
+        cluster.look(REST)
+    assert cluster.capacity == 0.5

@@ -64,7 +64,7 @@ class ClusterOwner(ClusterEndpoint):
         super().__init__(record, revision=revision, surroundings=surroundings)
         self.endpoint_problem = ""
         self._autoscaler = autoscaler
-        self._sizing = Sizing(surroundings, standing=self._standing, seat=self._seat)
+        self._sizing = Sizing(surroundings, standing=self._standing, seat=self._seat, changed=self._changed.set)
         self._resume = Resume(
             surroundings,
             standing=self._standing,

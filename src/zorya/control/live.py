@@ -81,6 +81,7 @@ class LiveEngine:
         self._clock = clock
         self._watcher: Watcher | None = None
         self._vigil: Vigil | None = None
+        self._is_to_be_asked = False
         self._pids: Set[int] = frozenset()
         self._clients: Set[int] = frozenset()
         self._helpers: Set[int] = frozenset()
@@ -118,6 +119,12 @@ class LiveEngine:
     async def failed_logins(self) -> Sequence[FailedLogin]:
         """Answer the logins that the engine turned down since this was called last; see LogTail."""
         return await self._tail.failed_logins()
+
+    def ask_soon(self) -> None:
+        """Have it looked at next, and asked what it does, unless it has just been."""
+        if self.quiet is not None and self._clock.monotonic_s() - self.quiet.seen_s >= LOOK_EVERY_S:
+            self._is_to_be_asked = True
+            self.look_soon()
 
     def look_soon(self) -> None:
         """Have it looked at next."""
@@ -166,8 +173,8 @@ class LiveEngine:
 
         What wants capacity is seen in time only if sessions that were idle are asked after, too.
         """
-        if self.quiet is None:
-            return False
+        if self.quiet is None or self._is_to_be_asked:
+            return self.quiet is not None
         if self.quiet.since_s is None and freeze_after_s is not None:
             every_s = min(ASK_EVERY_S, freeze_after_s)
         elif self._clients:
@@ -192,6 +199,7 @@ class LiveEngine:
             raise
         self.quiet = quiet.follow(self.quiet, seen, self._clock.monotonic_s())
         self.activity = seen
+        self._is_to_be_asked = False
         self._pids, self._clients, self._helpers = pids, seen.clients, seen.helpers
         return seen
 

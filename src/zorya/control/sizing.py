@@ -6,6 +6,7 @@ the kernel and then made known to the engine, a smaller one the other way round.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 
 from zorya.compute.limits import Limited, Limits
@@ -27,7 +28,11 @@ LOOK_EVERY_S = 1.0
 """How often a running engine's counters are read and its capacity is decided."""
 
 FIRST_LOOK_S = 0.2
-"""How soon that is after it was let run: what it had before it slept may be far too much."""
+"""How soon that is after it was let run, since what it had before it slept may be far too much, and after it has
+suddenly used more."""
+
+WAITING = 0.1
+"""The cores that are waited for, from which on the engine is asked how many sessions are at work."""
 
 IDLE_CORES = 0.02
 IDLE_LOOK_S = 5.0
@@ -51,8 +56,11 @@ _log = logging.get("zorya.control")
 class Sizing:
     """The capacity of one cluster."""
 
-    def __init__(self, surroundings: Surroundings, *, standing: Standing, seat: Seat) -> None:
-        """Nothing is known of its load yet."""
+    def __init__(
+        self, surroundings: Surroundings, *, standing: Standing, seat: Seat, changed: Callable[[], None]
+    ) -> None:
+        """Nothing is known of its load yet. `changed` is called when the engine is to be looked at."""
+        self._changed = changed
         self._around = surroundings
         self._clock = surroundings.clock
         self._acu = surroundings.acu
@@ -167,8 +175,8 @@ class Sizing:
         live = self._seat.live
         if live is None or self._standing.record.compute is not Compute.RUNNING:
             return
-        before = self._before
-        self._look_at_s = now_s + (LOOK_EVERY_S if before is not None else FIRST_LOOK_S)
+        before, is_sudden = self._before, now_s < self._look_at_s
+        self._look_at_s = now_s + (FIRST_LOOK_S if before is None or is_sudden else LOOK_EVERY_S)
         try:
             after = self._read(live, now_s)
         except OSError as error:
@@ -181,14 +189,16 @@ class Sizing:
         if before is None or after.at_s <= before.at_s:
             return
         seen = demand.between(before, after)
-        # What it did in the last tick counts whole, not as a part of a second in which it did nothing before.
-        seen = replace(seen, cores=max(seen.cores, self._tick_cores))
-        self._tick_cores = 0.0
+        if is_sudden or seen.waiting_cores > WAITING:
+            # How many of its sessions are at work says how much it can want.
+            live.ask_soon()
+            self._changed()
         self.load = _load(seen, after)
         situation = Situation(
             now_s=now_s,
             capacity=self._standing.capacity,
             demand=seen,
+            tick_cores=self._tick_cores if is_sudden else 0.0,
             bounds=self._bounds,
             acu=self._acu,
             burst=self._around.burst,

@@ -27,6 +27,8 @@ In the simulations in `bench` that takes 15 to 44 % off the ACU-hours, and nothi
 """
 SHORT_S = 0.5
 """A stretch of time so short that a single login or checkpoint could fill it."""
+TICK_S = 0.1
+"""About how long a tick is, in which a sudden use is seen first."""
 NOISE_CPU_S = 0.02
 """Processor time beyond its cores in a short stretch that is no reason to grow: about what a login takes."""
 MEMORY_FULL = 0.9

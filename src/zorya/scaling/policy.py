@@ -19,7 +19,7 @@
 9. A capacity that was set by hand stays as long as it was said to, unless the memory in use no longer fits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import exp, inf
@@ -68,6 +68,8 @@ class Situation:
     """What it has, in ACUs."""
     demand: Demand
     """Since the last decision, or the last whole second if that is longer."""
+    tick_cores: float
+    """Cores used in the last tenth of a second or so, where it is looked at because of that; else 0."""
     bounds: Bounds
     acu: Acu
     burst: bool
@@ -162,20 +164,37 @@ def _mean(before: float, since_s: float, last: float, span_s: float) -> float:
 
 
 def _needs(now: Situation, history: History, span_s: float) -> Sequence[tuple[Part, needs.Need]]:
-    demand, has, acu = now.demand, max(now.capacity, STEP), now.acu
-    cpu = needs.of_cpu(demand, capacity=has, acu=acu, burst=now.burst, mean_cores=history.mean_cores, span_s=span_s)
+    demand, acu = now.demand, now.acu
     memory = needs.of_memory(
         demand,
-        capacity=has,
+        capacity=max(now.capacity, STEP),
         acu=acu,
         read_bytes=sum(each.read_bytes for each in history.reads),
         missed_bytes=sum(each.missed_bytes for each in history.reads if now.now_s - each.since_s < MISSES_LAST_S),
     )
-    found = [(Part.CPU, cpu), (Part.MEMORY, memory), (Part.SESSIONS, needs.of_sessions(demand, acu=acu))]
-    beyond = None if now.burst else needs.of_cpu_beyond_cap(demand, capacity=has, acu=acu)
+    return [
+        *((Part.CPU, need) for need in _needs_of_cpu(now, history, span_s)),
+        (Part.MEMORY, memory),
+        (Part.SESSIONS, needs.of_sessions(demand, acu=acu)),
+    ]
+
+
+def _needs_of_cpu(now: Situation, history: History, span_s: float) -> Iterator[needs.Need]:
+    """Yield what its processor time asks for, as a whole and of the last tick.
+
+    What a tick showed counts at once, and not for long: by then it has been seen whether it goes on.
+    """
+    has, mean = max(now.capacity, STEP), history.mean_cores
+    yield needs.of_cpu(now.demand, capacity=has, acu=now.acu, burst=now.burst, mean_cores=mean, span_s=span_s)
+    sudden = replace(now.demand, cores=max(now.demand.cores, now.tick_cores))
+    if sudden != now.demand:
+        need = needs.of_cpu(
+            sudden, capacity=has, acu=now.acu, burst=now.burst, mean_cores=mean, span_s=min(span_s, needs.TICK_S)
+        )
+        yield replace(need, lasts_s=needs.GUESS_LASTS_S)
+    beyond = None if now.burst else needs.of_cpu_beyond_cap(sudden, capacity=has, acu=now.acu)
     if beyond is not None:
-        found.append((Part.CPU, beyond))
-    return found
+        yield beyond
 
 
 def _with_reads(now: Situation, history: History, span_s: float) -> tuple[_Reads, ...]:
