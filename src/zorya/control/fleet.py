@@ -8,7 +8,7 @@ from typing import Protocol
 from urllib.parse import quote
 
 from zorya.compute import node
-from zorya.control import access, modify, showing
+from zorya.control import access, capacities, modify, showing
 from zorya.control.autoscaler import Autoscaler
 from zorya.control.catalog import Catalog
 from zorya.control.cluster import ClusterOwner
@@ -20,7 +20,7 @@ from zorya.control.surroundings import Guard, Surroundings
 from zorya.control.view import ClusterView, CreateRequest, Credentials, EventView, ModifyRequest, NodeView
 from zorya.core import errors, ids, logging
 from zorya.core.clock import Clock
-from zorya.core.model import Access, Address, Compute, Handoff, Mode, Secret, Status
+from zorya.core.model import Access, Address, Compute, Handoff, Secret, Status
 from zorya.core.settings import Settings
 from zorya.metering import report
 from zorya.metering.meters import Meters
@@ -240,8 +240,10 @@ class Fleet:
     async def create(self, request: CreateRequest) -> ClusterView:
         """See facade.Clusters.create."""
         name = ids.parse_name(request.name)
-        modify.check_bounds(request.min_capacity, request.max_capacity)
-        fixed = _fixed_capacity(request)
+        capacities.check_bounds(request.min_capacity, request.max_capacity)
+        fixed = capacities.choose_fixed(
+            request.mode, wanted=request.fixed_capacity, present=None, most=request.max_capacity
+        )
         rules = self._rules(request)
         installation = await self._installed.choose(request.version)
         async with self._making:
@@ -266,7 +268,7 @@ class Fleet:
 
     async def set_capacity(self, name: str, capacity: float) -> ClusterView:
         """See facade.Clusters.set_capacity."""
-        modify.check_capacity(capacity)
+        capacities.check(capacity)
         owner = self._owner(name)
         await owner.set_capacity(capacity)
         return self._view(owner)
@@ -442,17 +444,3 @@ class Fleet:
             acu_s=self._meters.total_acu_s(record.id),
             storage_bytes=self._meters.storage_bytes(record.id),
         )
-
-
-def _fixed_capacity(request: CreateRequest) -> float | None:
-    """Answer the capacity of a new cluster that is provisioned. Raises InvalidInput."""
-    if request.mode is Mode.PROVISIONED:
-        fixed = request.max_capacity if request.fixed_capacity is None else request.fixed_capacity
-        modify.check_capacity(fixed)
-        return fixed
-    if request.fixed_capacity is not None:
-        raise errors.InvalidInput(
-            "Only a provisioned cluster has a fixed capacity.",
-            hint="Say that it is to be provisioned, or set the minimum and maximum.",
-        )
-    return None

@@ -3,10 +3,9 @@
 from dataclasses import replace
 from typing import TypeVar
 
-from zorya.control import access
+from zorya.control import access, capacities
 from zorya.control.record import ClusterRecord
 from zorya.control.view import UNCHANGED, ModifyRequest, Unchanged
-from zorya.core import capacity, errors
 from zorya.core.model import Access, Mode, WakeOn
 
 _T = TypeVar("_T")
@@ -36,7 +35,7 @@ def checked(request: ModifyRequest) -> ModifyRequest:
     """Answer the request with its networks as they are kept. Raises InvalidInput when a value cannot be."""
     for value in (request.min_capacity, request.max_capacity, request.fixed_capacity):
         if value is not UNCHANGED:
-            check_capacity(value)
+            capacities.check(value)
     if request.max_clients is not UNCHANGED:
         access.check_max_clients(request.max_clients)
     return request if request.allow is UNCHANGED else replace(request, allow=access.parse_allow(request.allow))
@@ -67,33 +66,9 @@ def apply(record: ClusterRecord, request: ModifyRequest) -> ClusterRecord:
 def _capacities(record: ClusterRecord, request: ModifyRequest, mode: Mode) -> tuple[float, float, float | None]:
     """Answer the least, the most and the fixed capacity; those of the other mode are kept for the way back."""
     least, most = _or(request.min_capacity, record.min_capacity), _or(request.max_capacity, record.max_capacity)
-    check_bounds(least, most)
-    fixed = record.fixed_capacity
-    if mode is Mode.PROVISIONED:
-        fixed = _or(request.fixed_capacity, most if fixed is None else fixed)
-    elif request.fixed_capacity is not UNCHANGED:
-        raise errors.InvalidInput(
-            "Only a provisioned cluster has a fixed capacity.",
-            hint="Say that it is to be provisioned, or set the minimum and maximum.",
-        )
-    return least, most, fixed
-
-
-def check_capacity(value: float) -> None:
-    """Raise InvalidInput for what is no capacity."""
-    if not capacity.is_capacity(value):
-        raise errors.InvalidInput(
-            f"{value:g} is not a capacity.",
-            hint=f"Capacity is {capacity.STEP} to {capacity.LIMIT:g} ACUs in steps of {capacity.STEP}.",
-        )
-
-
-def check_bounds(least: float, most: float) -> None:
-    """Raise InvalidInput for what cannot be a minimum and a maximum."""
-    check_capacity(least)
-    check_capacity(most)
-    if least > most:
-        raise errors.InvalidInput(f"The minimum capacity {least:g} is above the maximum {most:g}.", hint="Swap them.")
+    capacities.check_bounds(least, most)
+    wanted = None if request.fixed_capacity is UNCHANGED else request.fixed_capacity
+    return least, most, capacities.choose_fixed(mode, wanted=wanted, present=record.fixed_capacity, most=most)
 
 
 def _or(wanted: _T | Unchanged, present: _T) -> _T:
