@@ -233,6 +233,18 @@ async def test_cancel_request_reaches_the_engine_when_it_runs(
     assert endpoint.wakes == 0
 
 
+async def test_cancel_request_reaches_the_engine_when_it_was_about_to_freeze(
+    gateway: RunningGateway, endpoint: FakeEndpoint, engine: FakeEngine, entrance: Entrance
+) -> None:
+    endpoint.runs(entrance)
+    endpoint.freezes()
+    async with connected(gateway.open(endpoint)) as client:
+        client.send(cancel_request())
+        assert await client.read_to_end() == b""
+    assert engine.first == [cancel_request()]
+    assert (endpoint.wakes, endpoint.present) == (1, 0)
+
+
 async def test_cancel_request_wakes_nothing_when_the_cluster_sleeps(
     gateway: RunningGateway, endpoint: FakeEndpoint
 ) -> None:

@@ -304,21 +304,25 @@ async def refuse(arrival: Arrival, endpoint: Endpoint | None, start: Start, refu
 
 
 async def _forward_cancel(request: pgwire.CancelRequest, endpoint: Endpoint) -> None:
-    """Pass the request to the engine if it runs, and return when the engine has dealt with it, or cannot.
+    """Pass the request to the engine if it is up, and return when the engine has dealt with it, or cannot.
 
     The engine closes the connection once the signal is sent; a client that waits for that must not be let go earlier.
+    One that is just being looked at, whether it can freeze, is waited for: the statement may have begun meanwhile.
     """
-    entrance = endpoint.running()
-    if entrance is None:
+    if not endpoint.is_up:
         return
+    endpoint.enter()
     try:
         async with asyncio.timeout(CANCEL_TIMEOUT_S):
+            entrance = endpoint.running() or await endpoint.wake()
             with await _open_session(entrance.address) as engine:
                 loop = asyncio.get_running_loop()
                 await loop.sock_sendall(engine, request.raw)
                 await loop.sock_recv(engine, 1)
-    except OSError as error:
+    except (OSError, errors.ZoryaError) as error:
         log.debug("cancel request not delivered", cluster=endpoint.name, error=str(error))
+    finally:
+        endpoint.leave()
 
 
 async def _attach(arrival: Arrival, destination: Destination, introduction: Introduction | None) -> None:
