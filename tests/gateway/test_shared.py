@@ -91,7 +91,7 @@ async def test_client_is_told_when_it_names_none(
         error = await client.read_error()
     assert error["C"] == code
     assert said in error["M"]
-    assert (endpoint.entered, other.entered, other.present) == (0, 1, 0)
+    assert (endpoint.entered, other.entered, other.present) == (0, 0, 0)
 
 
 async def test_cancel_request_goes_to_the_engine_that_has_the_process(

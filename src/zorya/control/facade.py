@@ -4,7 +4,16 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
-from zorya.control.view import ClusterView, CreateRequest, Credentials, EventView, ModifyRequest, NodeView
+from zorya.control.view import (
+    ClusterView,
+    CopyView,
+    CreateRequest,
+    Credentials,
+    EventView,
+    ModifyRequest,
+    NodeView,
+    VerifyView,
+)
 from zorya.metering.report import Period, UsageReport
 
 
@@ -72,6 +81,23 @@ class Clusters(Protocol):
 
     async def pause(self, name: str, *, force: bool) -> ClusterView:
         """Stop the engine cleanly. Raises ClusterBusy when sessions are open, unless `force` ends them."""
+
+    def copies(self, name: str) -> Sequence[CopyView]:
+        """Answer the copies of a cluster's volume as they were seen last, by zone and kind."""
+
+    async def verify(self, name: str) -> VerifyView:
+        """Check the checksums of a cluster's data and log, and whether its copies agree; repair what is damaged.
+
+        Full copies that serve are checked as far as that goes while they do. Raises NotReady when copies are out of
+        reach that would have to be looked at, StorageProblem.
+        """
+
+    async def recover(self, name: str, *, accept_data_loss: bool) -> ClusterView:
+        """Have a cluster go on from what is left, of which nobody can tell whether it is all that was committed.
+
+        Only where too few copies are left; raises Conflict otherwise, and InvalidInput without `accept_data_loss`. The
+        missing copies are made anew. Raises StartFailed, StorageProblem.
+        """
 
     async def delete(self, name: str) -> None:
         """End the cluster and remove its data. Open sessions are ended."""

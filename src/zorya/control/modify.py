@@ -20,6 +20,7 @@ NOTHING = ModifyRequest(
     require_tls=UNCHANGED,
     wake_on=UNCHANGED,
     max_clients=UNCHANGED,
+    copies=UNCHANGED,
     pause_after_s=UNCHANGED,
     freeze_after_s=UNCHANGED,
 )

@@ -6,6 +6,7 @@ from enum import Enum
 from typing import Final
 
 from zorya.core.model import Address, Compute, EngineKind, Mode, Secret, Status, WakeOn
+from zorya.core.volume import CopyKind, CopyState
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +58,64 @@ class LoadView:
     """Of the time since then, that in which the cap on cores kept something from running; None where unknown."""
     oom_kills: int | None
     """Processes that the kernel ended for want of memory since then; None where unknown."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CopyView:
+    """One copy of a cluster's volume at one moment."""
+
+    name: str
+    """Zone and kind, such as `b_tail`."""
+    zone: str
+    kind: CopyKind
+    is_primary: bool
+    state: CopyState
+    reason: str
+    """Why it is in this state, as a sentence; empty where there is nothing to say."""
+    position: int | None
+    """How far its log goes, in bytes; None where that is not known."""
+    lag_bytes: int | None
+    """How much of the primary's log it does not have yet; None where that is not known."""
+    lag_s: float | None
+    """How long ago it last had all that the primary had, 0 if it has; None where that is not known."""
+    progress: float | None
+    """Of one that is being made anew the part that is done, 0 to 1; None otherwise, and where that is not known."""
+    verified_at: datetime | None
+    """When its checksums were last found to be right; None is never."""
+    folder: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VolumeView:
+    """A cluster's volume at one moment."""
+
+    copies: int
+    """How many it is to have: 1, 3 or 6."""
+    current: int
+    """How many have everything, the primary among them."""
+    needed: int
+    """How many have to have a commit before the client hears of it, the primary among them."""
+    health: str
+    """One of `whole`, `degraded` (writes go on), `waiting` (commits wait), `lost` (too few to know what was committed),
+    `building` (copies that it never had are being made)."""
+    reason: str
+    """Why, as a sentence."""
+    epoch: int
+    primary: str
+    """The name of the copy that is the primary."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerifyView:
+    """What a verification of a cluster's volume has found."""
+
+    copies: int
+    """How many were looked at."""
+    damaged: tuple[str, ...]
+    """What was found to be damaged, as sentences."""
+    repaired: tuple[str, ...]
+    """Which copies are repaired, or are being made anew for it."""
+    took_s: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,6 +175,11 @@ class ClusterView:
     pauses_in_s: float | None
     """Seconds until the cluster pauses if nobody connects; None when no pause is coming."""
     operation: OperationView | None
+    volume: VolumeView
+    reader_endpoint: Address | None
+    """Where those who only read are served by the other full copies; None where there are none."""
+    reader_problem: str
+    """Why the reader endpoint does not listen; empty when it does, or there is none."""
     created_at: datetime
 
 
@@ -165,6 +229,8 @@ class CreateRequest:
     require_tls: bool
     wake_on: WakeOn
     max_clients: int | None
+    copies: int | None
+    """1, 3 or 6; None takes what the setting says."""
     port: int | None
     """None takes a free one of the configured range."""
 
@@ -191,6 +257,7 @@ class ModifyRequest:
     require_tls: bool | Unchanged
     wake_on: WakeOn | Unchanged
     max_clients: int | Unchanged | None
+    copies: int | Unchanged
     pause_after_s: int | Unchanged | None
     freeze_after_s: float | Unchanged | None
 

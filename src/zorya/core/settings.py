@@ -19,6 +19,7 @@ from pydantic_settings import (
 
 from zorya.core import errors
 from zorya.core.capacity import Acu
+from zorya.core.volume import ZONES
 
 ENV_PREFIX = "ZORYA_"
 FILE_NAME = "zorya.toml"
@@ -61,6 +62,16 @@ def _check_port_range(text: str) -> str:
 
 def _split_addresses(value: object) -> object:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def parse_zone_dirs(value: object) -> object:
+    """Read the folders of zones: a=FOLDER,b=FOLDER,c=FOLDER, all absolute; some may be left out."""
+    if not isinstance(value, str):
+        return value
+    found = dict(part.strip().partition("=")[::2] for part in value.split(","))
+    if set(found) - set(ZONES) or not all(folder.startswith("/") for folder in found.values()):
+        raise ValueError("must be a=FOLDER,b=FOLDER,c=FOLDER with absolute folders")
+    return found
 
 
 class Settings(BaseSettings):
@@ -125,6 +136,39 @@ class Settings(BaseSettings):
         default=300,
         ge=0,
         description="How long a capacity that was set by hand stays before the load decides again.",
+    )
+    copies: Literal[1, 3, 6] = Field(
+        default=6,
+        description="How many copies a new cluster's volume has: 6, of which 4 have a commit before the client hears of "
+        "it; 3, of which 2 have; or 1. A cluster's own number is chosen at its creation.",
+    )
+    zone_dirs: Annotated[dict[str, Path], NoDecode, BeforeValidator(parse_zone_dirs)] = Field(
+        default={},
+        description="The folders of the three zones for new copies, `a=FOLDER,b=FOLDER,c=FOLDER`; best on three disks. "
+        "By default all are in the home. Copies that there are stay where they are.",
+    )
+    rebuild_max_mib_s: float | None = Field(
+        default=None, gt=0, description="MiB a second that the making of a new copy may read and write; by default any."
+    )
+    log_keep_mib: int = Field(
+        default=4096,
+        ge=64,
+        description="How much log is kept, in MiB, for a copy that has fallen behind or is gone. One that would need "
+        "more is made anew.",
+    )
+    log_retention_s: float = Field(
+        default=0, ge=0, description="How long tail copies keep log that nothing needs any more, in seconds."
+    )
+    scrub_every_h: float | None = Field(
+        default=168,
+        gt=0,
+        description="After how many hours the checksums of a cluster that is stopped are checked again.",
+    )
+    max_reader_lag_s: float = Field(
+        default=10,
+        gt=0,
+        description="How old what the reader endpoint shows may be, in seconds: copies that are further behind serve "
+        "nobody new.",
     )
     price_acu_hour: float = Field(default=0.12, ge=0, description="What an ACU costs an hour, for `zorya usage`.")
     price_gib_month: float = Field(

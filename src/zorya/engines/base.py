@@ -1,7 +1,7 @@
 """What Zorya needs of a database engine. One implementation a kind; they do not know of each other."""
 
 import signal
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -54,6 +54,35 @@ class TlsFiles:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Where another copy of the volume gives its log away."""
+
+    socket: Path
+    """The folder of the engine's Unix socket."""
+    port: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Following:
+    """A full copy's place among the copies of its volume."""
+
+    copy: str
+    """Its name."""
+    others: tuple[str, ...]
+    """The names of all the other copies. While this one is the primary, they follow it."""
+    needed: int
+    """How many of the others have a commit on their disk before the client hears of it; 0 is none."""
+    leads: bool
+    """Whether it is started as the primary; otherwise it follows, and serves reads only."""
+    source: Source | None
+    """Where one that follows gets its log now; None while it is to get none, and for the primary."""
+    collected: Path | None
+    """A folder with log that it is to replay besides, as `Replication.offer` made it; None is none."""
+    keep_bytes: int
+    """How much log the primary keeps, at most, for a copy that has fallen behind or is gone."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Instance:
     """One cluster as its engine sees it."""
 
@@ -72,12 +101,16 @@ class Instance:
     """native/handoff.c, to be preloaded; None where clients are relayed."""
     tls: TlsFiles | None
     """None where the engine shall not speak TLS."""
+    following: Following | None
+    """None where the volume has one copy."""
 
 
 class Phase(StrEnum):
     """How far a live engine process is."""
 
     STARTING = "starting"
+    FOLLOWING = "following"
+    """It follows another copy, and serves those who only read."""
     READY = "ready"
     STOPPING = "stopping"
 
@@ -127,6 +160,152 @@ class Activity:
     """Whether all of it is on the disk."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogEnd:
+    """How far a copy's log goes, whole records only."""
+
+    timeline: int
+    """That of the last record."""
+    position: int
+    """Where the last whole record ends, in bytes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FollowerSeen:
+    """What the primary knows of one copy that follows it."""
+
+    flushed: int
+    """What it has on its disk, as a position in bytes."""
+    replayed: int | None
+    """What it has replayed; None for a tail."""
+    is_streaming: bool
+    """Whether it has what the primary has kept for it, and gets the rest as it is written."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrimarySeen:
+    """What a primary knows of its volume."""
+
+    flushed: int
+    """What it has on its own disk, as a position in bytes."""
+    followers: Mapping[str, FollowerSeen]
+    """By the names of the copies; those that are connected."""
+    given_up: Set[str]
+    """The copies for which it no longer keeps the log they would need."""
+
+
+class Replication(Protocol):
+    """How the copies of a volume come by their log: the engine's own means. Raises errors of `core.errors` only.
+
+    `tail` is always a tail copy's folder. Positions are bytes from the beginning of the first log.
+    """
+
+    def receiver(
+        self, installation: Installation, source: Source, *, copy: str, tail: Path
+    ) -> tuple[Sequence[str], Mapping[str, str]]:
+        """Answer the arguments and the environment of the program that receives log into `tail`, in the foreground.
+
+        It tells the source of what it has on the disk only. It ends when the source does, or cannot be reached. It
+        needs the source's promise to keep the log (`ensure_kept`), and something in `tail` to go on from, or nothing.
+        """
+
+    async def begin_tail(self, instance: Instance, tail: Path) -> None:
+        """Put into an empty `tail` what it has to begin with, from a full copy whose engine does not run, durably."""
+
+    async def seed(self, instance: Instance, like: Path) -> None:
+        """Make a full copy's data folder as a copy of `like`, a data folder that no engine runs on, durably.
+
+        It appears whole or not at all; if it exists, nothing is done. Raises DiskFull, StorageProblem.
+        """
+
+    async def clone(
+        self, instance: Instance, source: Source, *, max_kib_s: int | None, progress: Callable[[float], None]
+    ) -> None:
+        """Make a full copy's data folder anew from the running primary, durably; one that is there is replaced.
+
+        `progress` is told the part that is done, 0 to 1. The old folder goes first: it could be in the way of the new.
+        If cancelled, or on any error, nothing is left of the new one. Raises DiskFull, StorageProblem, EngineProblem.
+        """
+
+    async def rejoin(self, instance: Instance, source: Source) -> None:
+        """Take back, in a full copy that was the primary once and does not run, what the primary does not have.
+
+        Afterwards it can follow. Raises EngineProblem where that cannot be done; then it has to be cloned.
+        """
+
+    async def ensure_kept(self, folders: ClusterFolders, copies: Set[str]) -> None:
+        """Have the primary keep log for these copies and no others, from now on. Raises NotReady, EngineProblem."""
+
+    async def look(self, folders: ClusterFolders) -> PrimarySeen:
+        """Answer what the primary knows of its volume. Raises NotReady, EngineProblem."""
+
+    async def received(self, folders: ClusterFolders) -> LogEnd:
+        """Answer how far the log goes that a following full copy, which runs, has on its disk.
+
+        `timeline` is that of the last byte. Raises NotReady, EngineProblem.
+        """
+
+    async def replayed(self, folders: ClusterFolders) -> int:
+        """Answer how far a following full copy, which runs, has replayed its log. Raises NotReady, EngineProblem."""
+
+    async def promote(self, folders: ClusterFolders) -> None:
+        """Make the primary of a full copy that follows nobody, once it has replayed all it has; return when it is.
+
+        Its log goes on in a timeline of its own. May be repeated. Raises NotReady, EngineProblem.
+        """
+
+    def timeline(self, folders: ClusterFolders) -> tuple[int, int]:
+        """Answer the timeline that a full copy's log is in, running or not, and the position at which that begins.
+
+        Raises DataDamaged when its files do not say.
+        """
+
+    def rest(self, folders: ClusterFolders) -> LogEnd | None:
+        """Answer the position at which a primary was stopped cleanly; None if it was not. Reads one small file."""
+
+    def rests_at(self, folders: ClusterFolders, end: LogEnd) -> bool:
+        """Whether a full copy, which does not run, has replayed everything up to the primary's `rest`."""
+
+    def tail_reaches(self, tail: Path, end: LogEnd) -> bool:
+        """Whether a tail has the primary's last record, that of its clean stop, whole. `end` is the primary's `rest`."""
+
+    async def tail_end(self, installation: Installation, tail: Path) -> LogEnd | None:
+        """Answer how far a tail's log goes, whose receiver does not run; None when it has none, or none that is whole.
+
+        The last records are read and their checksums compared.
+        """
+
+    async def offer(self, tail: Path, collected: Path) -> None:
+        """Make `collected` a folder with what a tail has, for a full copy to replay (`Following.collected`).
+
+        What is in the tail stays as it is. Raises StorageProblem, DiskFull.
+        """
+
+    async def mend_tail(self, tail: Path, peers: Sequence[Path], *, upto: int) -> None:
+        """Fill a tail's gaps, and replace its damaged or missing segments before `upto`, from other folders of log.
+
+        `peers` are tails, and full copies' folders of log. Segments appear whole or not at all.
+        """
+
+    def log_folder(self, folders: ClusterFolders) -> Path:
+        """Answer where a full copy has its log."""
+
+    def needs_from(self, folders: ClusterFolders) -> int:
+        """Answer from which position on a full copy needs the log to start. Reads one small file. Raises DataDamaged."""
+
+    async def prune_tail(self, tail: Path, *, before: int, older_than_s: float) -> int:
+        """Remove a tail's whole segments that end before this position and were written before; answer the bytes."""
+
+    async def verify_data(self, instance: Instance, *, max_kib_s: int | None) -> Sequence[str]:
+        """Check the checksum of every page of a full copy that does not run; answer what is damaged, as sentences."""
+
+    async def verify_log(self, installation: Installation, folder: Path, *, begin: int, end: int | None) -> Sequence[str]:
+        """Check every record of a tail, or a full copy's folder of log, from `begin` on; answer what is damaged.
+
+        None ends where the log does.
+        """
+
+
 class Watcher(Protocol):
     """Asks one running engine what it does, cheaply and often."""
 
@@ -161,6 +340,7 @@ class Engine(Protocol):
     """Stops at once; the next start recovers."""
     reload_signal: signal.Signals
     """Has it read its configuration and certificate anew; sessions go on. What it cannot use, it leaves as it was."""
+    replication: Replication
 
     def find(self) -> Sequence[Installation]:
         """Answer the installations on this host, the preferred first. Runs programs; blocking."""
