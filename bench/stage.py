@@ -28,6 +28,7 @@ from zorya.cli.client import Api, Refused
 from zorya.core import account, commands
 from zorya.core.account import Account
 from zorya.core.home import ClusterFolders, Home
+from zorya.core.volume import Copy, CopyKind
 from zorya.engines.postgres import configuration, installations, lockfile
 
 RECLAIM_AFTER_S = 2
@@ -60,6 +61,7 @@ class ZoryaServer:
             "freeze_after": "never",
             "reclaim_after_s": str(RECLAIM_AFTER_S),
             "acu_cores": str(ACU_CORES),
+            "copies": "1",
             **settings,
         }
         self._env = {
@@ -100,7 +102,11 @@ class ZoryaServer:
 
     def folders(self, name: str) -> ClusterFolders:
         """Answer where a cluster's files are."""
-        return Home(self.home).of_cluster(self.api.cluster(name)["id"])
+        cluster = self.api.cluster(name)
+        zone, _, _ = cluster["volume"]["primary"].partition("_")
+        home = Home(self.home)
+        folder = home.zone_folder(cluster["id"], zone, None)
+        return home.of_copy(cluster["id"], Copy(zone=zone, kind=CopyKind.FULL, folder=folder))
 
     def engine_port(self, name: str) -> int:
         """Answer the port at which a cluster's engine itself listens."""

@@ -37,6 +37,8 @@ class Server:
             "ZORYA_HOME": str(home),
             "ZORYA_PORT_RANGE": f"{first}-{first + 200}",
             "ZORYA_API_PORT": "0",
+            # What six copies add is tested where it matters; they take six times as long.
+            "ZORYA_COPIES": "1",
             # Tests fail to log in often and from one address.
             "ZORYA_LOGIN_DELAY_MAX_S": "0",
             "PYTHONWARNINGS": "error",
@@ -226,7 +228,7 @@ def end(server: Server) -> None:
         os.kill(keeper, signal.SIGCONT)
         os.kill(keeper, signal.SIGTERM)
         wait_until(lambda: is_gone(keeper), "the keeper is gone")
-    for pid_file in server.home.glob("clusters/*/data*/postmaster.pid"):
+    for pid_file in [*server.home.glob("clusters/*/data*/postmaster.pid"), *server.home.glob("zones/*/*/data*/postmaster.pid")]:
         pid = int(pid_file.read_text().split("\n", 1)[0])
         try:
             if Path(f"/proc/{pid}/cwd").readlink() == pid_file.parent:

@@ -149,6 +149,7 @@ class Server:
         )
         self._fleet = Fleet(
             settings=settings,
+            home=home,
             catalog=catalog,
             clock=clock,
             installed=self._installed,
@@ -162,6 +163,7 @@ class Server:
                 grouping=group.examine(None if settings.freezer == "auto" else Way(settings.freezer)),
                 log_max_bytes=settings.engine_log_max_bytes,
                 acu=settings.acu,
+                log_keep_bytes=settings.log_keep_mib * 1024**2,
                 tls=self._tls_files,
             ),
             meters=meters,
@@ -263,6 +265,7 @@ class Server:
                 require_tls=False,
                 wake_on=WakeOn.AUTHENTICATED,
                 max_clients=None,
+                copies=None,
                 port=None,
             )
         )

@@ -18,6 +18,7 @@ from zorya.control.events import EventKind
 from zorya.control.view import (
     UNCHANGED,
     ClusterView,
+    CopyView,
     CreateRequest,
     Credentials,
     EventView,
@@ -26,12 +27,16 @@ from zorya.control.view import (
     NodeView,
     OperationView,
     ScalingView,
+    VerifyView,
+    VolumeView,
 )
 from zorya.core import errors, ids
 from zorya.core.capacity import Acu, is_capacity
 from zorya.core.findings import Finding, FindingState
 from zorya.core.model import LOOPBACK, Address, Compute, EngineKind, Mode, Secret, Status, WakeOn
+from zorya.core.volume import CopyKind, CopyState
 from zorya.metering.report import Period, Prices, UsageReport, UsageRow
+from zorya.storage import placement, quorum
 from zorya.trust.certificates import CertificateView
 
 NOW = datetime(2026, 2, 3, 9, 0, 0, 31000, tzinfo=UTC)
@@ -40,8 +45,14 @@ ACU = Acu(memory_bytes=2 * 2**30, cores=0.25)
 PRICES = Prices(acu_hour=0.12, gib_month=0.1, currency="USD")
 
 
+POSITION = 0x1A2B3C4
+
+
 class FakeClusters:
-    """A fleet without engines. `refusals` are raised when a cluster of that name is made."""
+    """A fleet without engines. `refusals` are raised when a cluster of that name is made.
+
+    A cluster named `hurt` has a damaged copy and one that is being made anew, one named `gone` has too few copies left.
+    """
 
     def __init__(self) -> None:
         self.refusals: dict[str, Exception] = {}
@@ -97,9 +108,11 @@ class FakeClusters:
 
     async def modify(self, name: str, request: ModifyRequest) -> ClusterView:
         self.modifications.append(request)
-        values = {field: getattr(request, field) for field in ModifyRequest.__slots__}
+        values = {field: getattr(request, field) for field in ModifyRequest.__slots__ if field != "copies"}
         changes = {field: value for field, value in values.items() if value is not UNCHANGED}
         changed = replace(self.get(name), **changes)
+        if request.copies is not UNCHANGED:
+            changed = _resized(changed, request.copies)
         if changed.mode is Mode.SERVERLESS:
             changed = replace(changed, fixed_capacity=None)
         elif changed.fixed_capacity is None:
@@ -175,6 +188,30 @@ class FakeClusters:
             )
         )
         await self.happen(cluster.name, "The cluster is paused.")
+        return self.get(name)
+
+    def copies(self, name: str) -> Sequence[CopyView]:
+        cluster = self.get(name)
+        return [_copy_of(cluster, zone, kind) for zone, kind in _places(cluster.volume.copies)]
+
+    async def verify(self, name: str) -> VerifyView:
+        cluster = self.get(name)
+        if cluster.operation is not None:
+            raise errors.NotReady(f"Cluster {cluster.name} is {cluster.compute}.", hint="Try again in a moment.")
+        damaged, repaired = {
+            "hurt": (("Copy b_full: 1 of 1412 pages has a wrong checksum.",), ("b_full",)),
+            "gone": (("Copy a_full is not there.", "Copy a_tail is not there."), ("a_tail",)),
+        }.get(cluster.name, ((), ()))
+        return VerifyView(copies=cluster.volume.copies, damaged=damaged, repaired=repaired, took_s=12.4)
+
+    async def recover(self, name: str, *, accept_data_loss: bool) -> ClusterView:
+        cluster = self.get(name)
+        if cluster.volume.health != "lost":
+            raise errors.Conflict(f"Cluster {cluster.name} has enough copies to know what was committed.")
+        if not accept_data_loss:
+            raise errors.InvalidInput(f"Cluster {cluster.name} may lack what was committed last.")
+        volume = replace(cluster.volume, health="waiting", reason="Its copies are being made.", epoch=3)
+        self.put(replace(cluster, compute=Compute.RUNNING, reason="It goes on from what was left.", volume=volume))
         return self.get(name)
 
     async def delete(self, name: str) -> None:
@@ -283,7 +320,7 @@ class FakeServer:
 
 def make_cluster(name: str, request: CreateRequest) -> ClusterView:
     """Answer a stopped cluster as `request` asks for."""
-    return ClusterView(
+    cluster = ClusterView(
         name=name,
         id=f"{zlib.crc32(name.encode()):08x}",
         engine=request.engine,
@@ -319,8 +356,80 @@ def make_cluster(name: str, request: CreateRequest) -> ClusterView:
         engine_log="/home/of/the/test/engine.log",
         pauses_in_s=None,
         operation=None,
+        volume=_volume(name, request.copies or 6),
+        reader_endpoint=None,
+        reader_problem="",
         created_at=NOW,
     )
+    return _resized(cluster, cluster.volume.copies)
+
+
+def _resized(cluster: ClusterView, copies: int) -> ClusterView:
+    """Answer the cluster with a volume of so many copies, and with a reader endpoint if there are readers."""
+    endpoint = cluster.endpoint
+    reader = None if copies == 1 else replace(endpoint, port=endpoint.port + 100)
+    return replace(cluster, volume=_volume(cluster.name, copies), reader_endpoint=reader)
+
+
+def _volume(name: str, copies: int) -> VolumeView:
+    current, epoch = {"hurt": (copies - 2, 2), "gone": (2, 2)}.get(name, (copies, 1))
+    rule = quorum.rule(copies)
+    health, reason = quorum.assess(rule, current=current, reachable=current, established=True)
+    return VolumeView(
+        copies=copies,
+        current=current,
+        needed=rule.write,
+        health=health.value,
+        reason=reason,
+        epoch=epoch,
+        primary="a_full" if epoch == 1 else "c_full",
+    )
+
+
+def _places(copies: int) -> Sequence[tuple[str, CopyKind]]:
+    placed = placement.new_volume(copies, lambda zone: Path("/zones", zone)).copies
+    return [(one.zone, one.kind) for one in placed]
+
+
+def _copy_of(cluster: ClusterView, zone: str, kind: CopyKind) -> CopyView:
+    name = f"{zone}_{kind}"
+    current = CopyView(
+        name=name,
+        zone=zone,
+        kind=kind,
+        is_primary=name == cluster.volume.primary,
+        state=CopyState.CURRENT,
+        reason="",
+        position=POSITION,
+        lag_bytes=0,
+        lag_s=0.0,
+        progress=None,
+        verified_at=None if kind is CopyKind.TAIL else NOW,
+        folder=f"/zones/{zone}/{cluster.id}",
+    )
+    if cluster.name != "hurt":
+        return current
+    if name == "b_full":
+        return replace(
+            current,
+            state=CopyState.BUILDING,
+            reason="Its files\nwere gone.",
+            position=None,
+            lag_bytes=None,
+            lag_s=None,
+            progress=0.427,
+            verified_at=None,
+        )
+    if name == "b_tail":
+        return replace(
+            current,
+            state=CopyState.BEHIND,
+            position=POSITION - 300_000,
+            lag_bytes=300_000,
+            lag_s=7.25,
+            reason="It is slow.",
+        )
+    return current
 
 
 def a_request(name: str) -> CreateRequest:
@@ -339,6 +448,7 @@ def a_request(name: str) -> CreateRequest:
         require_tls=False,
         wake_on=WakeOn.AUTHENTICATED,
         max_clients=None,
+        copies=None,
         port=None,
     )
 
@@ -382,6 +492,8 @@ def a_busy_cluster(name: str) -> ClusterView:
         reason="User \x1b[2Jmallory\nconnected.",
         endpoint=Address(host="::1", port=7401),
         endpoint_problem="Port 7401 is taken.",
+        reader_endpoint=Address(host="::1", port=7501),
+        reader_problem="Port 7501 is taken.",
         operation=OperationView(name="resume", step="starting PostgreSQL", since=NOW),
     )
 

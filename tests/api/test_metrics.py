@@ -15,9 +15,11 @@ OPENMETRICS = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;versi
 
 
 def _values(metrics: Iterable[Metric]) -> dict[tuple[str, str, str], float]:
-    """Answer each series's value by its name, its cluster and its state."""
+    """Answer each series's value by its name, its cluster and what else tells it apart: its state, or its copy."""
     return {
-        (sample.name, sample.labels.get("cluster", ""), sample.labels.get("state", "")): sample.value
+        (sample.name, sample.labels.get("cluster", ""), sample.labels.get("state", sample.labels.get("copy", ""))): (
+            sample.value
+        )
         for metric in metrics
         for sample in metric.samples
     }
@@ -57,7 +59,11 @@ async def test_metrics_tell_what_the_views_say(served: Served) -> None:
         "zorya_cluster_cache_hit_ratio": 0.9921,
         "zorya_cluster_storage_bytes": 52_428_800,
     }
-    states = {state: value for (_, cluster, state), value in values.items() if cluster == "busy" and state}
+    states = {
+        state: value
+        for (name, cluster, state), value in values.items()
+        if (name, cluster) == ("zorya_cluster_compute_state", "busy")
+    }
     assert states == {"running": 1, "frozen": 0, "stopped": 0, "resuming": 0, "pausing": 0, "failed": 0}
     assert (values["zorya_node_capacity_acus", "", ""], values["zorya_node_allotted_acus", "", ""]) == (8, 1.5)
     assert (values["zorya_node_cores", "", ""], values["zorya_node_memory_bytes", "", ""]) == (2, 16 * 2**30)
@@ -88,6 +94,21 @@ async def test_metrics_of_clusters_that_do_not_run_or_are_provisioned(served: Se
     await served.clusters.delete("busy")
     left = _values(read_text((await served.unix.get("/metrics")).text))
     assert {cluster for _, cluster, _ in left} == {"", "cold", "fixed"}
+
+
+async def test_metrics_count_copies_and_tell_how_far_each_is_behind(served: Served) -> None:
+    served.clusters.put(make_cluster("hurt", a_request("hurt")))
+    served.clusters.put(make_cluster("small", replace(a_request("small"), copies=1)))
+    metrics = _values(read_text((await served.unix.get("/metrics")).text))
+
+    def series(name: str, cluster: str) -> dict[str, float]:
+        return {last: value for (one, of, last), value in metrics.items() if (one, of) == (name, cluster)}
+
+    assert series("zorya_cluster_copies", "hurt") == {"current": 4, "behind": 1, "building": 1, "lost": 0}
+    assert series("zorya_cluster_copies", "small") == {"current": 1, "behind": 0, "building": 0, "lost": 0}
+    # The primary, c_full, is behind nobody, and of b_full it is not known.
+    assert series("zorya_cluster_copy_lag_bytes", "hurt") == {"a_full": 0, "a_tail": 0, "b_tail": 300_000, "c_tail": 0}
+    assert series("zorya_cluster_copy_lag_bytes", "small") == {}
 
 
 async def test_both_formats_say_the_same(served: Served) -> None:

@@ -1,6 +1,6 @@
 """What each route answers, for good and for bad requests."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import httpx
 import pytest
@@ -9,6 +9,7 @@ import structlog
 from api.fakes import a_busy_cluster, a_frozen_cluster, a_request
 from api.served import Served
 from zorya.api import schemas
+from zorya.control import modify
 from zorya.control.events import EventKind
 from zorya.control.view import UNCHANGED, CreateRequest, ModifyRequest
 from zorya.core import errors
@@ -44,6 +45,7 @@ async def test_create_hands_control_every_choice_when_all_are_given(served: Serv
         "require_tls": True,
         "wake_on": "any",
         "max_clients": 5,
+        "copies": 3,
         "port": 7500,
     }
     await served.unix.post("/v1/clusters", json=body)
@@ -62,6 +64,7 @@ async def test_create_hands_control_every_choice_when_all_are_given(served: Serv
             require_tls=True,
             wake_on=WakeOn.ANY,
             max_clients=5,
+            copies=3,
             port=7500,
         )
     ]
@@ -125,6 +128,13 @@ WRONG_CREATIONS = [
     (b'{"name": "a", "capacity": 2}', "capacity: only a provisioned cluster has a fixed capacity"),
     (b'{"name": "a", "mode": "provisioned", "capacity": Infinity}', "capacity: "),
     (b'{"name": "a", "mode": "provisioned", "capacity": "2"}', "capacity: input should be a valid number"),
+    (b'{"name": "a", "copies": 2}', "copies: must be 1, 3 or 6"),
+    (b'{"name": "a", "copies": 0}', "copies: must be 1, 3 or 6"),
+    (b'{"name": "a", "copies": "6"}', "copies: must be 1, 3 or 6"),
+    (b'{"name": "a", "copies": true}', "copies: must be 1, 3 or 6"),
+    (b'{"name": "a", "copies": 3.0}', "copies: must be 1, 3 or 6"),
+    (b'{"name": "a", "copies": NaN}', "copies: must be 1, 3 or 6"),
+    (b'{"name": "a", "copies": [6]}', "copies: must be 1, 3 or 6"),
     (b'{"name": "a", "port": 70000}', "port: "),
     (b'{"name": "\\ud800"}', "cannot be a cluster name"),
     (b'{"name": "-a"}', "'-a' cannot be a cluster name"),
@@ -185,6 +195,11 @@ NOT_THERE = [
     ("GET", "/v1/clusters/main/credentials", 404, "cluster_not_found"),
     ("POST", "/v1/clusters/main/pause", 404, "cluster_not_found"),
     ("POST", "/v1/clusters/main/resume", 404, "cluster_not_found"),
+    ("GET", "/v1/clusters/main/copies", 404, "cluster_not_found"),
+    ("POST", "/v1/clusters/main/verify", 404, "cluster_not_found"),
+    ("POST", "/v1/clusters/main/recover", 404, "cluster_not_found"),
+    ("GET", "/v1/clusters/main/verify", 405, "method_not_allowed"),
+    ("GET", "/v1/clusters/main/recover", 405, "method_not_allowed"),
     ("GET", f"/v1/events?after={2**63}", 400, "invalid_input"),
     ("GET", "/v1/events?wait=61", 400, "invalid_input"),
     ("GET", "/v1/events?limit=0", 400, "invalid_input"),
@@ -241,6 +256,7 @@ async def test_a_cluster_is_changed_only_where_the_body_says_so(served: Served) 
             require_tls=True,
             wake_on=UNCHANGED,
             max_clients=None,
+            copies=UNCHANGED,
             pause_after_s=None,
             freeze_after_s=UNCHANGED,
         )
@@ -270,6 +286,10 @@ WRONG_CHANGES: list[object] = [
     {"mode": "shared"},
     {"capacity": {}},
     {"mode": "serverless", "capacity": 2},
+    {"copies": 4},
+    {"copies": True},
+    {"copies": "3"},
+    {"copies": "none"},
 ]
 
 
@@ -327,6 +347,125 @@ async def test_a_capacity_is_refused_when_it_is_none_or_the_cluster_is_stopped(s
         response = await served.unix.post("/v1/clusters/main/capacity", json=body)
         assert (response.status_code, problem_of(response).code) == (status, code), body
     assert served.clusters.get("main").capacity == 0
+
+
+@pytest.mark.parametrize("given", [{}, {"copies": None}])
+async def test_the_server_chooses_the_number_of_copies_when_it_is_absent(
+    served: Served, given: dict[str, object]
+) -> None:
+    await served.unix.post("/v1/clusters", json={"name": "a", **given})
+    assert served.clusters.requests[0].copies is None
+
+
+async def test_a_cluster_shows_its_volume_and_where_readers_go(served: Served) -> None:
+    await served.clusters.create(a_request("main"))
+    cluster = (await served.unix.get("/v1/clusters/main")).json()
+    assert cluster["volume"] == {
+        "copies": 6,
+        "current": 6,
+        "needed": 4,
+        "health": "whole",
+        "reason": "All 6 copies are current.",
+        "epoch": 1,
+        "primary": "a_full",
+    }
+    assert (cluster["reader_endpoint"], cluster["reader_problem"]) == ({"host": "127.0.0.1", "port": 7500}, "")
+    served.clusters.put(a_busy_cluster("busy"))
+    assert (await served.unix.get("/v1/clusters/busy")).json()["reader_problem"] == "Port 7501 is taken."
+
+
+async def test_the_number_of_copies_is_changed_and_nothing_else(served: Served) -> None:
+    await served.clusters.create(a_request("main"))
+    cluster = (await served.unix.patch("/v1/clusters/main", json={"copies": 1})).json()
+    assert (cluster["volume"]["copies"], cluster["volume"]["needed"], cluster["reader_endpoint"]) == (1, 1, None)
+    assert served.clusters.modifications == [replace(modify.NOTHING, copies=1)]
+    assert (await served.unix.patch("/v1/clusters/main", json={"copies": 6})).json()["volume"]["copies"] == 6
+
+
+async def test_copies_are_answered_with_positions_as_postgresql_writes_them(served: Served) -> None:
+    await served.clusters.create(a_request("hurt"))
+    copies = (await served.unix.get("/v1/clusters/HURT/copies")).json()["copies"]
+    assert [one["name"] for one in copies] == ["a_full", "a_tail", "b_full", "b_tail", "c_full", "c_tail"]
+    assert [one["name"] for one in copies if one["is_primary"]] == ["c_full"]
+    assert copies[0] == {
+        "name": "a_full",
+        "zone": "a",
+        "kind": "full",
+        "is_primary": False,
+        "state": "current",
+        "reason": "",
+        "position": "0/1A2B3C4",
+        "lag_bytes": 0,
+        "lag_s": 0.0,
+        "progress": None,
+        "verified_at": "2026-02-03T09:00:00.031000Z",
+        "folder": copies[0]["folder"],
+    }
+    building, behind = copies[2], copies[3]
+    assert (building["state"], building["progress"], building["position"]) == ("building", 0.427, None)
+    assert (building["lag_bytes"], building["lag_s"], building["verified_at"]) == (None, None, None)
+    assert (behind["state"], behind["position"], behind["lag_bytes"]) == ("behind", "0/1A29CA4", 300_000)
+
+
+async def test_a_position_beyond_four_gibibytes_has_both_its_halves(served: Served) -> None:
+    await served.clusters.create(a_request("main"))
+    (view, *_) = served.clusters.copies("main")
+    assert schemas.Copy.model_validate(replace(view, position=(0x2A << 32) + 0xB)).position == "2A/B"
+    assert schemas.Copy.model_validate(replace(view, position=0)).position == "0/0"
+
+
+@pytest.mark.parametrize(
+    ("name", "damaged", "repaired"),
+    [
+        ("main", [], []),
+        ("hurt", ["Copy b_full: 1 of 1412 pages has a wrong checksum."], ["b_full"]),
+        ("gone", ["Copy a_full is not there.", "Copy a_tail is not there."], ["a_tail"]),
+    ],
+)
+async def test_a_verification_is_answered_with_what_was_damaged_and_repaired(
+    served: Served, name: str, damaged: list[str], repaired: list[str]
+) -> None:
+    await served.clusters.create(a_request(name))
+    found = (await served.unix.post(f"/v1/clusters/{name}/verify")).json()
+    assert found == {"copies": 6, "damaged": damaged, "repaired": repaired, "took_s": 12.4}
+
+
+async def test_a_verification_is_refused_when_the_cluster_is_not_ready(served: Served) -> None:
+    served.clusters.put(a_busy_cluster("busy"))
+    refused = await served.unix.post("/v1/clusters/busy/verify")
+    assert (refused.status_code, problem_of(refused).code) == (503, "not_ready")
+
+
+async def test_a_cluster_is_recovered_when_the_loss_is_accepted(served: Served) -> None:
+    await served.clusters.create(a_request("gone"))
+    cluster = (await served.unix.post("/v1/clusters/gone/recover", json={"accept_data_loss": True})).json()
+    assert (cluster["compute"], cluster["volume"]["epoch"], cluster["volume"]["health"]) == ("running", 3, "waiting")
+
+
+WRONG_RECOVERIES: list[object] = [
+    {"accept_data_loss": False},
+    {"accept_data_loss": None},
+    {"accept_data_loss": "true"},
+    {"accept_data_loss": 1},
+    {"accept": True},
+    {},
+    [True],
+]
+
+
+async def test_nothing_is_recovered_when_the_loss_is_not_accepted(served: Served) -> None:
+    await served.clusters.create(a_request("gone"))
+    assert problem_of(await served.unix.post("/v1/clusters/gone/recover")).code == "invalid_input"
+    for body in WRONG_RECOVERIES:
+        refused = await served.unix.post("/v1/clusters/gone/recover", json=body)
+        assert (refused.status_code, problem_of(refused).code) == (400, "invalid_input"), body
+    assert served.clusters.get("gone").volume.health == "lost"
+
+
+async def test_a_recovery_is_refused_when_enough_copies_are_left(served: Served) -> None:
+    await served.clusters.create(a_request("main"))
+    refused = await served.unix.post("/v1/clusters/main/recover", json={"accept_data_loss": True})
+    assert (refused.status_code, problem_of(refused).code) == (409, "conflict")
 
 
 async def test_a_changed_password_is_answered(served: Served) -> None:

@@ -14,7 +14,7 @@ def _collected() -> dict[str, tuple[str, frozenset[str], str]]:
     """Answer each metric's type, labels and meaning by the name of its series."""
     clusters = FakeClusters()
     clusters.put(a_busy_cluster("busy"))
-    page = metrics.Page(metrics.Snapshot(version="0.1.0", node=clusters.node(), clusters=clusters.all()))
+    page = metrics.Page(metrics.take("0.1.0", clusters))
     found = {}
     for metric in page.collect():
         (name,) = {sample.name for sample in metric.samples}

@@ -6,6 +6,7 @@ import pwd
 import socket
 import subprocess
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -15,6 +16,7 @@ from zorya.core import account, files
 from zorya.core.capacity import Acu, Bounds
 from zorya.core.home import ClusterFolders, Home
 from zorya.core.model import Address, Secret
+from zorya.core.volume import Copy, CopyKind
 from zorya.engines.base import Instance, Phase, TlsFiles
 from zorya.engines.postgres import installations
 from zorya.engines.postgres.engine import Postgres
@@ -146,7 +148,9 @@ class Workshop:
         return self._made[major]
 
     def make(self, cluster_id: str, major: str) -> Cluster:
-        folders = self._home.of_cluster(cluster_id)
+        folders = self._home.of_copy(
+            cluster_id, Copy(zone="a", kind=CopyKind.FULL, folder=Path("clusters", cluster_id))
+        )
         files.ensure_folder(folders.root, mode=0o710 if self._account.is_other else 0o700, group=self._account)
         files.ensure_folder(folders.log.parent, mode=0o700)
         for folder in (folders.socket, folders.given_up):
@@ -163,6 +167,7 @@ class Workshop:
             acu=ACU,
             library=None,
             tls=None,
+            following=None,
         )
         made = Cluster(engine=self.engine, instance=instance, verifier=self.engine.new_verifier(PASSWORD))
         asyncio.run(self.engine.build(instance, made.verifier))

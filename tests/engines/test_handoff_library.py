@@ -10,6 +10,7 @@ import pytest
 from zorya.core import errors
 from zorya.core.account import Account
 from zorya.core.home import Home
+from zorya.core.volume import Copy, CopyKind
 from zorya.engines import handoff
 
 E_MACHINE = 18
@@ -166,7 +167,7 @@ def test_storage_problem_is_raised_when_the_copy_cannot_be_written(
 
 
 def test_environment_says_what_the_library_reads(home: Home) -> None:
-    folders = home.of_cluster("12345678")
+    folders = home.of_copy("12345678", Copy(zone="a", kind=CopyKind.FULL, folder=Path("clusters/12345678")))
     assert handoff.environment(Path("/lib.so"), folders=folders, listener="5432") == {
         "LD_PRELOAD": "/lib.so",
         "ZORYA_HANDOFF_LISTENER": "5432",

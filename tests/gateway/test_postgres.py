@@ -63,7 +63,12 @@ def postgres() -> Iterator[Engine]:
             shutil.copytree(installation, folder / "postgres", symlinks=True)
             installation = folder / "postgres"
         folders = ClusterFolders(
-            root=folder, data=folder / "own" / "data", conf=folder, log=folder / "log", socket=folder / "own"
+            root=folder,
+            data=folder / "own" / "data",
+            conf=folder,
+            log=folder / "log",
+            socket=folder / "own",
+            identities=folder / "identities.json",
         )
         for own in (folders.socket, folders.given_up):
             own.mkdir(mode=0o700)

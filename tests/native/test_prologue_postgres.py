@@ -92,7 +92,12 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
             shutil.copytree(programs, folder / "postgres", symlinks=True)
             programs = folder / "postgres"
         folders = ClusterFolders(
-            root=folder, data=folder / "own" / "data", conf=folder, log=folder / "log", socket=folder / "own"
+            root=folder,
+            data=folder / "own" / "data",
+            conf=folder,
+            log=folder / "log",
+            socket=folder / "own",
+            identities=folder / "identities.json",
         )
         for own in (folders.socket, folders.given_up):
             own.mkdir(mode=0o700)

@@ -14,6 +14,7 @@ from zorya.control.events import EventKind
 from zorya.control.record import ClusterRecord, from_json, to_json
 from zorya.core import errors
 from zorya.core.model import Access, Compute, EngineKind, Mode, ProcessIdentity, Secret, Status, WakeOn
+from zorya.storage import placement
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 RECORD = ClusterRecord(
@@ -38,6 +39,8 @@ RECORD = ClusterRecord(
     database="main",
     created_at=NOW,
     process=ProcessIdentity(pid=1, start_ticks=2, boot_id="b"),
+    volume=placement.new_volume(6, lambda zone: Path("zones", zone, "abcdefgh")),
+    reader_port=7401,
 )
 
 
@@ -159,11 +162,21 @@ async def test_file_of_the_first_format_is_brought_up_to_date(path: Path) -> Non
         await opened.insert(RECORD)
         await opened.add_event(event(EventKind.CREATED))
     with closing(sqlite3.connect(path)) as connection, connection:
-        removed = "'$.freeze_after_s', '$.next_password', '$.access', '$.fixed_capacity'"
+        removed = (
+            "'$.freeze_after_s', '$.next_password', '$.access', '$.fixed_capacity', '$.volume', '$.reader_port'"
+        )
         connection.execute(f"UPDATE clusters SET record = json_remove(record, {removed})")
         connection.execute("PRAGMA user_version = 1")
     rules = Access(allow=("0.0.0.0/0", "::/0"))
-    upgraded = replace(RECORD, freeze_after_s=10.0, next_password=None, access=rules, fixed_capacity=None)
+    upgraded = replace(
+        RECORD,
+        freeze_after_s=10.0,
+        next_password=None,
+        access=rules,
+        fixed_capacity=None,
+        volume=placement.new_volume(1, lambda zone: Path("clusters", RECORD.id)),
+        reader_port=None,
+    )
     with closing(Catalog.open(path)) as opened:
         assert await opened.load() == [(upgraded, 1)]
         assert len(await opened.events(None, after=0, limit=10, sleep=True)) == 1

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from zorya.control.record import ClusterRecord
 from zorya.control.view import ModifyRequest
 from zorya.core import errors
 from zorya.core.model import Access, Compute, EngineKind, Mode, Secret, Status, WakeOn
+from zorya.storage import placement
 
 RECORD = ClusterRecord(
     id="abcdefgh",
@@ -33,6 +35,8 @@ RECORD = ClusterRecord(
     database="main",
     created_at=datetime(2026, 3, 1, 12, tzinfo=UTC),
     process=None,
+    volume=placement.new_volume(1, lambda zone: Path("clusters", "abcdefgh")),
+    reader_port=None,
 )
 NOTHING = modify.NOTHING
 PROVISIONED = replace(RECORD, mode=Mode.PROVISIONED, fixed_capacity=2)
@@ -96,6 +100,19 @@ def test_only_what_was_asked_for_is_changed_and_told(
 ) -> None:
     assert modify.apply(RECORD, request_) == changed
     assert modify.describe(RECORD, changed) == told
+
+
+@pytest.mark.parametrize("copies", [1, 3, 6])
+def test_the_number_of_copies_is_left_to_the_owner(copies: int) -> None:
+    request = modify.checked(replace(NOTHING, copies=copies))
+    assert request.copies == copies
+    assert modify.apply(RECORD, request) == RECORD
+
+
+@pytest.mark.parametrize("copies", [-6, 0, 2, 4, 5, 7, 60])
+def test_a_number_of_copies_that_no_volume_can_have_is_refused(copies: int) -> None:
+    with pytest.raises(errors.InvalidInput, match=f"cannot have {copies} copies. Choose 1, 3 or 6 copies."):
+        modify.checked(replace(NOTHING, copies=copies))
 
 
 def test_conversion_there_and_back_loses_nothing() -> None:

@@ -52,6 +52,7 @@ def build(
     for router in (
         _server_routes(server),
         _cluster_routes(server, clusters),
+        _volume_routes(clusters),
         _event_routes(clusters, polls),
         usage.routes(clusters),
     ):
@@ -129,7 +130,7 @@ def _cluster_routes(server: ServerControl, clusters: Clusters) -> APIRouter:
 
     @routes.patch("/{name}")
     async def modify_cluster(name: str, body: bodies.ModifyCluster) -> schemas.Cluster:
-        """Change who may connect, when it sleeps and what capacity it may have, without a restart.
+        """Change who may connect, when it sleeps, what capacity and how many copies it has, without a restart.
 
         What is absent or null stays.
         """
@@ -169,6 +170,35 @@ def _cluster_routes(server: ServerControl, clusters: Clusters) -> APIRouter:
     async def resume_cluster(name: str) -> schemas.Cluster:
         """Start the engine if it does not run."""
         return schemas.Cluster.model_validate(await clusters.resume(name))
+
+    return routes
+
+
+def _volume_routes(clusters: Clusters) -> APIRouter:
+    routes = APIRouter(prefix="/clusters/{name}", tags=["volumes"])
+
+    @routes.get("/copies")
+    async def list_copies(name: str) -> schemas.CopyList:
+        """The copies of the cluster's volume as they were seen last, by zone and kind."""
+        return schemas.CopyList(copies=[schemas.Copy.model_validate(one) for one in clusters.copies(name)])
+
+    @routes.post("/verify")
+    async def verify_volume(name: str) -> schemas.Verification:
+        """Check the checksums of data and log and whether the copies agree, and repair what is damaged.
+
+        Answers when everything was looked at. What takes longer to repair goes on after that.
+        """
+        return schemas.Verification.model_validate(await clusters.verify(name))
+
+    @routes.post("/recover")
+    async def recover_cluster(
+        name: str, body: Annotated[bodies.RecoverCluster, Body(default_factory=bodies.RecoverCluster)]
+    ) -> schemas.Cluster:
+        """Go on from what is left where too few copies are left to know what was committed. Data may be lost.
+
+        Refused with `conflict` where enough copies are left, and unless the body accepts the loss.
+        """
+        return schemas.Cluster.model_validate(await clusters.recover(name, accept_data_loss=body.accept_data_loss))
 
     return routes
 

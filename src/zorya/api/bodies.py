@@ -9,6 +9,7 @@ from zorya.control import access, view
 from zorya.core import settings
 from zorya.core.capacity import USUAL
 from zorya.core.model import EngineKind, Mode, WakeOn
+from zorya.storage import placement
 
 
 class _Body(BaseModel):
@@ -33,12 +34,20 @@ def _or_default(given: Seconds | Literal["never"] | None, default_s: Seconds | N
     return None if isinstance(given, str) else given
 
 
+def _check_copies(given: object) -> object:
+    """Answer a number of copies. Raises ValueError for others, and for JSON's true and 3.0, which only equal one."""
+    if type(given) is not int or given not in placement.CHOICES:
+        raise ValueError("must be 1, 3 or 6")
+    return given
+
+
 def _refuse_fixed(capacity: float | None) -> None:
     """Raise ValueError where a serverless cluster is given a capacity of its own."""
     if capacity is not None:
         raise ValueError("capacity: only a provisioned cluster has a fixed capacity")
 
 
+Copies = Annotated[Literal[1, 3, 6], BeforeValidator(_check_copies)]
 PauseDelay = Annotated[Annotated[StrictInt, Field(ge=1)] | Literal["never"] | None, _read_delay(settings.parse_delay)]
 FreezeDelay = Annotated[
     Annotated[float, Field(ge=settings.SHORTEST_DELAY_S)] | Literal["never"] | None,
@@ -56,6 +65,7 @@ class CreateCluster(_Body):
                 {"name": "shop", "max_capacity": 8, "pause_after": "never", "freeze_after": 2.5},
                 {"name": "web", "allow": ["10.0.0.0/8", "fd00::/8"], "require_tls": True, "max_clients": 200},
                 {"name": "ledger", "mode": "provisioned", "capacity": 2},
+                {"name": "scratch", "copies": 1},
             ]
         }
     )
@@ -100,6 +110,11 @@ class CreateCluster(_Body):
     max_clients: Most | None = Field(
         default=None, description="The most clients at once, at least 1; null is no limit of its own."
     )
+    copies: Copies | None = Field(
+        default=None,
+        description="How many copies its volume has: 6, of which 4 have a commit before the client hears of it; 3, of "
+        "which 2 have; or 1. null: the server's default.",
+    )
     port: StrictInt | None = Field(
         default=None, ge=1, le=65535, description="Port of the endpoint; null takes a free one of the configured range."
     )
@@ -128,6 +143,7 @@ class CreateCluster(_Body):
             require_tls=self.require_tls,
             wake_on=self.wake_on,
             max_clients=self.max_clients,
+            copies=self.copies,
             port=self.port,
         )
 
@@ -142,6 +158,7 @@ class ModifyCluster(_Body):
                 {"max_clients": "none", "pause_after": 60, "freeze_after": "never"},
                 {"min_capacity": 1, "max_capacity": 8},
                 {"mode": "provisioned", "capacity": 2},
+                {"copies": 6},
             ]
         }
     )
@@ -163,6 +180,10 @@ class ModifyCluster(_Body):
     wake_on: WakeOn | None = Field(default=None, description="Who starts a stopped engine: `authenticated` or `any`.")
     max_clients: Most | Literal["none"] | None = Field(
         default=None, description="The most clients at once, at least 1, or `none` for no limit of its own."
+    )
+    copies: Copies | None = Field(
+        default=None,
+        description="How many copies its volume has: 1, 3 or 6. Those that it lacks are made while it serves.",
     )
     pause_after: PauseDelay = Field(
         default=None, description="Seconds without a session after which the cluster pauses, or `never`."
@@ -188,6 +209,7 @@ class ModifyCluster(_Body):
             require_tls=_or_unchanged(self.require_tls),
             wake_on=_or_unchanged(self.wake_on),
             max_clients=None if self.max_clients == "none" else _or_unchanged(self.max_clients),
+            copies=_or_unchanged(self.copies),
             pause_after_s=None if self.pause_after == "never" else _or_unchanged(self.pause_after),
             freeze_after_s=None if self.freeze_after == "never" else _or_unchanged(self.freeze_after),
         )
@@ -215,6 +237,18 @@ class PauseCluster(_Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"force": True}]})
 
     force: bool = Field(default=False, strict=True, description="End open sessions rather than refuse to pause.")
+
+
+class RecoverCluster(_Body):
+    """Whether a cluster may go on from what is left of it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"accept_data_loss": True}]})
+
+    accept_data_loss: bool = Field(
+        default=False,
+        strict=True,
+        description="What was committed last may be lost, and nobody can tell how much. Refused unless it is true.",
+    )
 
 
 class StopServer(_Body):

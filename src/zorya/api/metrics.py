@@ -18,8 +18,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 
 from zorya.api.server_control import ServerControl
 from zorya.control.facade import Clusters
-from zorya.control.view import ClusterView, LoadView, NodeView
+from zorya.control.view import ClusterView, CopyView, LoadView, NodeView
 from zorya.core.model import Compute
+from zorya.core.volume import CopyState
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +30,19 @@ class Snapshot:
     version: str
     node: NodeView
     clusters: Sequence[ClusterView]
+    copies: Mapping[str, Sequence[CopyView]]
+    """Those of each cluster, by its name."""
+
+
+def take(version: str, clusters: Clusters) -> Snapshot:
+    """Answer what there is at this moment."""
+    views = clusters.all()
+    return Snapshot(
+        version=version,
+        node=clusters.node(),
+        clusters=views,
+        copies={one.name: clusters.copies(one.name) for one in views},
+    )
 
 
 def routes(server: ServerControl, clusters: Clusters) -> APIRouter:
@@ -38,7 +52,7 @@ def routes(server: ServerControl, clusters: Clusters) -> APIRouter:
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def read_metrics(accept: Annotated[str, Header(include_in_schema=False)] = "") -> Response:
         """Metrics of the server, the node and every cluster, for Prometheus."""
-        now = Snapshot(version=server.status().version, node=clusters.node(), clusters=clusters.all())
+        now = take(server.status().version, clusters)
         write, content_type = exposition.choose_encoder(accept)
         return Response(await asyncio.to_thread(write, Page(now)), media_type=content_type)
 
@@ -56,6 +70,8 @@ class Page:
         yield _info("zorya_build", "The version of Zorya.", [{"version": self._now.version}])
         yield from _node(self._now.node)
         yield from _clusters(self._now.clusters)
+        yield _copies(self._now.copies)
+        yield _lag(self._now.copies)
         yield from ProcessCollector(registry=None).collect()
 
 
@@ -103,6 +119,26 @@ def _states(clusters: Sequence[ClusterView]) -> Metric:
     for cluster in clusters:
         for state in Compute:
             metric.add_sample(name, {"cluster": cluster.name, "state": state.value}, cluster.compute is state)
+    return metric
+
+
+def _copies(copies: Mapping[str, Sequence[CopyView]]) -> Metric:
+    name = "zorya_cluster_copies"
+    metric = GaugeMetricFamily(name, "How many copies of the cluster's volume are in the state.")
+    for cluster, views in copies.items():
+        states = [one.state for one in views]
+        for state in CopyState:
+            metric.add_sample(name, {"cluster": cluster, "state": state.value}, states.count(state))
+    return metric
+
+
+def _lag(copies: Mapping[str, Sequence[CopyView]]) -> Metric:
+    name = "zorya_cluster_copy_lag_bytes"
+    metric = GaugeMetricFamily(name, "How much of the primary's log the copy does not have yet.")
+    for cluster, views in copies.items():
+        for one in views:
+            if not one.is_primary and one.lag_bytes is not None:
+                metric.add_sample(name, {"cluster": cluster, "copy": one.name}, one.lag_bytes)
     return metric
 
 

@@ -8,14 +8,54 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from zorya.control import view
 from zorya.core.errors import ZoryaError
 from zorya.core.findings import FindingState
 from zorya.core.model import Compute, EngineKind, Mode, Status, WakeOn
+from zorya.core.volume import CopyKind, CopyState, format_position
+from zorya.storage.quorum import Health
 
 ENDPOINT_EXAMPLE: dict[str, Any] = {"host": "127.0.0.1", "port": 7400}
+READER_ENDPOINT_EXAMPLE: dict[str, Any] = {"host": "127.0.0.1", "port": 7401}
+VOLUME_EXAMPLE: dict[str, Any] = {
+    "copies": 6,
+    "current": 6,
+    "needed": 4,
+    "health": "whole",
+    "reason": "All 6 copies are current.",
+    "epoch": 1,
+    "primary": "a_full",
+}
+COPY_EXAMPLE: dict[str, Any] = {
+    "name": "a_full",
+    "zone": "a",
+    "kind": "full",
+    "is_primary": True,
+    "state": "current",
+    "reason": "",
+    "position": "0/1A2B3C4",
+    "lag_bytes": 0,
+    "lag_s": 0.0,
+    "progress": None,
+    "verified_at": "2026-02-01T03:12:44.250000Z",
+    "folder": "/var/lib/zorya/clusters/k3v9x2mq",
+}
+BUILDING_EXAMPLE: dict[str, Any] = {
+    **COPY_EXAMPLE,
+    "name": "b_full",
+    "zone": "b",
+    "is_primary": False,
+    "state": "building",
+    "reason": "Its files were gone.",
+    "position": None,
+    "lag_bytes": None,
+    "lag_s": None,
+    "progress": 0.42,
+    "verified_at": None,
+    "folder": "/var/lib/zorya/zones/b/k3v9x2mq",
+}
 SCALING_EXAMPLE: dict[str, Any] = {
     "at": "2026-02-03T08:59:48.031000Z",
     "from_acu": 0.5,
@@ -74,6 +114,9 @@ CLUSTER_EXAMPLE: dict[str, Any] = {
     "engine_log": "/var/lib/zorya/clusters/k3v9x2mq/log/engine.log",
     "pauses_in_s": None,
     "operation": None,
+    "volume": VOLUME_EXAMPLE,
+    "reader_endpoint": READER_ENDPOINT_EXAMPLE,
+    "reader_problem": "",
     "created_at": "2026-02-03T08:15:30.250000Z",
 }
 RESUMING_EXAMPLE: dict[str, Any] = {
@@ -120,6 +163,13 @@ FINDING_EXAMPLE: dict[str, Any] = {
 }
 
 Moment = Annotated[datetime, PlainSerializer(lambda at: at.astimezone(UTC), return_type=datetime)]
+
+
+def _write_position(position: object) -> object:
+    return format_position(position) if isinstance(position, int) else position
+
+
+LogPosition = Annotated[str, BeforeValidator(_write_position)]
 
 
 class _Response(BaseModel):
@@ -183,6 +233,89 @@ class Load(_Response):
     )
 
 
+class Volume(_Response):
+    """A cluster's volume: its copies together."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [VOLUME_EXAMPLE]})
+
+    copies: int = Field(description="How many it is to have: 1, 3 or 6.")
+    current: int = Field(description="How many have everything, the primary among them.")
+    needed: int = Field(
+        description="How many have to have a commit before the client hears of it, the primary among them."
+    )
+    health: Health = Field(
+        description="`degraded`: copies are missing, and writes go on; `waiting`: commits wait; `lost`: too few are "
+        "left to know what was committed; `building`: copies that it never had are being made; else `whole`."
+    )
+    reason: str = Field(description="Why, as a sentence.")
+    epoch: int = Field(description="Rises each time that another copy becomes the primary.")
+    primary: str = Field(description="The name of the copy that is the primary.")
+
+
+class Copy(_Response):
+    """One copy of a cluster's volume, as it was seen last."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [COPY_EXAMPLE, BUILDING_EXAMPLE]})
+
+    name: str = Field(description="Zone and kind, such as `b_tail`.")
+    zone: str
+    kind: CopyKind = Field(description="`full` is data and log, `tail` the log alone.")
+    is_primary: bool
+    state: CopyState = Field(
+        description="`current`: it has everything; `behind`: it is catching up; `building`: it is being made anew; "
+        "`lost`: it cannot be used as it is."
+    )
+    reason: str = Field(description="Why it is in this state, as a sentence; empty where there is nothing to say.")
+    position: LogPosition | None = Field(
+        description="How far its log goes, as PostgreSQL writes it, such as `0/1A2B3C4`; null where that is not known."
+    )
+    lag_bytes: int | None = Field(
+        description="How much of the primary's log it does not have yet; null where that is not known."
+    )
+    lag_s: float | None = Field(
+        description="How long ago it last had all that the primary had, 0 if it has; null where that is not known."
+    )
+    progress: float | None = Field(
+        description="Of one that is being made anew the part that is done, 0 to 1; null otherwise, and where that is "
+        "not known."
+    )
+    verified_at: Moment | None = Field(
+        description="When its checksums were last found to be right; null if they never were."
+    )
+    folder: str = Field(description="Where it is on the server's host.")
+
+
+class CopyList(BaseModel):
+    """The copies of one cluster's volume, by zone and kind."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"copies": [COPY_EXAMPLE, BUILDING_EXAMPLE]}]})
+
+    copies: list[Copy]
+
+
+class Verification(_Response):
+    """What a verification of a cluster's volume has found."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"copies": 6, "damaged": [], "repaired": [], "took_s": 12.5},
+                {
+                    "copies": 6,
+                    "damaged": ["Copy b_full: 1 of 1412 pages has a wrong checksum."],
+                    "repaired": ["b_full"],
+                    "took_s": 13.1,
+                },
+            ]
+        }
+    )
+
+    copies: int = Field(description="How many were looked at.")
+    damaged: list[str] = Field(description="What was found to be damaged, as sentences.")
+    repaired: list[str] = Field(description="Which copies are repaired, or are being made anew for it.")
+    took_s: float
+
+
 class Cluster(_Response):
     """A database cluster: what it is, what it is doing and why."""
 
@@ -234,6 +367,13 @@ class Cluster(_Response):
         description="Seconds until the cluster pauses if nobody connects; null when no pause is coming."
     )
     operation: Operation | None
+    volume: Volume
+    reader_endpoint: Endpoint | None = Field(
+        description="Where those who only read are served by the other full copies; null where there are none."
+    )
+    reader_problem: str = Field(
+        description="Why the reader endpoint does not listen; empty when it does, or there is none."
+    )
     created_at: Moment
 
 

@@ -109,6 +109,22 @@ class Api:
         answer: wire.Cluster = self._ask("POST", _path(name) + "/resume", timeout_s=None)
         return answer
 
+    def copies(self, name: str) -> list[wire.Copy]:
+        """Answer the copies of the cluster's volume, by zone and kind."""
+        answer: list[wire.Copy] = self._ask("GET", _path(name) + "/copies")["copies"]
+        return answer
+
+    def verify(self, name: str) -> wire.Verification:
+        """Have the cluster's volume verified, and what is damaged repaired."""
+        answer: wire.Verification = self._ask("POST", _path(name) + "/verify", timeout_s=None)
+        return answer
+
+    def recover(self, name: str, *, accept_data_loss: bool) -> wire.Cluster:
+        """Have the cluster go on from what is left of it."""
+        body = {"accept_data_loss": accept_data_loss}
+        answer: wire.Cluster = self._ask("POST", _path(name) + "/recover", body=body, timeout_s=None)
+        return answer
+
     def delete(self, name: str) -> None:
         """Remove the cluster with its data."""
         self._ask("DELETE", _path(name), timeout_s=None)

@@ -3,8 +3,9 @@
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -12,6 +13,7 @@ from zorya.cli import capacity, facts, output, wire
 from zorya.cli.client import Api
 from zorya.cli.invocation import Invocation
 from zorya.cli.options import (
+    COPIES_HELP,
     MAX_CAPACITY_HELP,
     MAX_CLIENTS_HELP,
     MIN_CAPACITY_HELP,
@@ -21,6 +23,7 @@ from zorya.cli.options import (
     FreezeAfter,
     Name,
     PauseAfter,
+    Reader,
 )
 from zorya.core import errors
 from zorya.core.capacity import USUAL
@@ -76,6 +79,9 @@ def create(
     require_tls: Annotated[bool, typer.Option("--require-tls", help="Refuse clients without TLS.")] = False,
     wake_on: Annotated[WakeOn, typer.Option(help=WAKE_ON_HELP)] = WakeOn.AUTHENTICATED,
     max_clients: Annotated[int | None, typer.Option(metavar="N", help=MAX_CLIENTS_HELP + " [default: any]")] = None,
+    copies: Annotated[
+        int | None, typer.Option(metavar="1|3|6", help=COPIES_HELP + " [default: the server's setting]")
+    ] = None,
     port: Annotated[int | None, typer.Option(help="Port of the endpoint. [default: a free one]")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -103,9 +109,11 @@ def create(
         request["allow"] = allow
     if max_clients is not None:
         request["max_clients"] = max_clients
+    if copies is not None:
+        request["copies"] = copies
     if port is not None:
         request["port"] = port
-    with output.progress(f"Creating cluster {name}", _step_of(api, name)):
+    with output.progress(f"Creating cluster {name}", step_of(api, name)):
         cluster = api.create(request)
     if as_json:
         output.print_json(cluster)
@@ -128,22 +136,32 @@ def list_clusters(context: typer.Context, *, as_json: AsJson = False) -> None:
     elif not clusters:
         output.say(f"There is no cluster. Make one with `{invocation.command('create')} NAME`.")
     else:
-        output.print_table(
-            ("NAME", "ENGINE", "STATUS", "COMPUTE", "CAPACITY", "SESSIONS", "ENDPOINT", "PAUSES IN"),
-            [
-                (
-                    cluster["name"],
-                    facts.engine(cluster),
-                    cluster["status"],
-                    cluster["compute"],
-                    facts.capacity_cell(cluster),
-                    str(cluster["sessions"]),
-                    facts.endpoint(cluster["endpoint"]),
-                    "-" if cluster["pauses_in_s"] is None else output.duration(cluster["pauses_in_s"]),
-                )
-                for cluster in clusters
-            ],
-        )
+        _print_list(clusters)
+
+
+def _print_list(clusters: Sequence[wire.Cluster]) -> None:
+    # Nothing is said of volumes as long as all are whole.
+    with_volume = any(facts.is_unwell(cluster) for cluster in clusters)
+    output.print_table(
+        (
+            *("NAME", "ENGINE", "STATUS", "COMPUTE", "CAPACITY", "SESSIONS", "ENDPOINT", "PAUSES IN"),
+            *(("VOLUME",) if with_volume else ()),
+        ),
+        [
+            (
+                cluster["name"],
+                facts.engine(cluster),
+                cluster["status"],
+                cluster["compute"],
+                facts.capacity_cell(cluster),
+                str(cluster["sessions"]),
+                facts.endpoint(cluster["endpoint"]),
+                "-" if cluster["pauses_in_s"] is None else output.duration(cluster["pauses_in_s"]),
+                *((cluster["volume"]["health"],) if with_volume else ()),
+            )
+            for cluster in clusters
+        ],
+    )
 
 
 def show(context: typer.Context, name: Name, *, as_json: AsJson = False) -> None:
@@ -168,6 +186,7 @@ def modify(
     ] = None,
     wake_on: Annotated[WakeOn | None, typer.Option(help=WAKE_ON_HELP)] = None,
     max_clients: Annotated[str | None, typer.Option(metavar="N|none", help=MAX_CLIENTS_HELP)] = None,
+    copies: Annotated[int | None, typer.Option(metavar="1|3|6", help=COPIES_HELP)] = None,
     pause_after: PauseAfter = None,
     freeze_after: FreezeAfter = None,
     provisioned: Annotated[
@@ -179,7 +198,7 @@ def modify(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change who may connect to a cluster, and whether and when it sleeps. Takes effect at once; open sessions stay."""
+    """Change who may connect to a cluster, when it sleeps, and how many copies it has. Open sessions stay."""
     changes: wire.ModifyCluster = {}
     if allow:
         changes["allow"] = allow
@@ -189,6 +208,8 @@ def modify(
         changes["wake_on"] = wake_on.value
     if max_clients is not None:
         changes["max_clients"] = int(max_clients) if max_clients.isascii() and max_clients.isdigit() else max_clients
+    if copies is not None:
+        changes["copies"] = copies
     if pause_after is not None:
         changes["pause_after"] = pause_after
     if freeze_after is not None:
@@ -199,7 +220,9 @@ def modify(
         changes["capacity"] = fixed_capacity
     if not changes:
         raise errors.InvalidInput("Nothing to change was given.", hint="`zorya modify --help` lists the options.")
-    cluster = context.ensure_object(Invocation).api.modify(name, changes)
+    api = context.ensure_object(Invocation).api
+    with output.progress(f"Modifying cluster {name}", step_of(api, name)):
+        cluster = api.modify(name, changes)
     if as_json:
         output.print_json(cluster)
     else:
@@ -210,14 +233,34 @@ def modify(
 def change_password(context: typer.Context, name: Name, *, as_json: AsJson = False) -> None:
     """Give a cluster's user a new password, and print the new URL. Open sessions stay."""
     api = context.ensure_object(Invocation).api
-    with output.progress(f"Changing the password of cluster {name}", _step_of(api, name)):
+    with output.progress(f"Changing the password of cluster {name}", step_of(api, name)):
         credentials = api.change_password(name)
     _print_url(credentials, as_json=as_json)
 
 
-def show_url(context: typer.Context, name: Name, *, as_json: AsJson = False) -> None:
+def show_url(context: typer.Context, name: Name, *, reader: Reader = False, as_json: AsJson = False) -> None:
     """Print a cluster's URL, password included."""
-    _print_url(context.ensure_object(Invocation).api.credentials(name), as_json=as_json)
+    _print_url(_credentials(context.ensure_object(Invocation).api, name, reader=reader), as_json=as_json)
+
+
+def _credentials(api: Api, name: str, *, reader: bool) -> wire.Credentials:
+    """Answer what a client needs to connect, as a reader if it is to be one. Raises Conflict where there are none."""
+    credentials = api.credentials(name)
+    if not reader:
+        return credentials
+    endpoint = api.cluster(name)["reader_endpoint"]
+    if endpoint is None:
+        raise errors.Conflict(
+            f"Cluster {name} has one copy, and so no reader endpoint.",
+            hint=f"`zorya modify {name} --copies 6` makes more.",
+        )
+    url = urlsplit(credentials["url"])
+    user, _, _ = url.netloc.rpartition("@")
+    return {
+        **credentials,
+        "endpoint": endpoint,
+        "url": url._replace(netloc=f"{user}@{facts.endpoint(endpoint)}").geturl(),
+    }
 
 
 def _print_url(credentials: wire.Credentials, *, as_json: bool) -> None:
@@ -233,9 +276,11 @@ def connect(
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="[-- ARGS]", help="Passed to psql.", show_default=False)
     ] = None,
+    *,
+    reader: Reader = False,
 ) -> None:
     """Open psql on a cluster."""
-    credentials = context.ensure_object(Invocation).api.credentials(name)
+    credentials = _credentials(context.ensure_object(Invocation).api, name, reader=reader)
     # The environment, unlike the arguments, is not shown to the host's other users.
     environment = {key: value for key, value in os.environ.items() if key not in _MISLEADING_PSQL} | {
         "PGHOST": credentials["endpoint"]["host"],
@@ -257,7 +302,7 @@ def pause(
 ) -> None:
     """Stop a cluster's engine now. The next connection starts it again."""
     api = context.ensure_object(Invocation).api
-    with output.progress(f"Pausing cluster {name}", _step_of(api, name)):
+    with output.progress(f"Pausing cluster {name}", step_of(api, name)):
         cluster = api.pause(name, force=force)
     _tell_result(cluster, as_json=as_json)
 
@@ -265,7 +310,7 @@ def pause(
 def resume(context: typer.Context, name: Name, *, as_json: AsJson = False) -> None:
     """Start a cluster's engine now, ahead of the first connection."""
     api = context.ensure_object(Invocation).api
-    with output.progress(f"Resuming cluster {name}", _step_of(api, name)):
+    with output.progress(f"Resuming cluster {name}", step_of(api, name)):
         cluster = api.resume(name)
     _tell_result(cluster, as_json=as_json)
 
@@ -281,7 +326,7 @@ def delete(
     cluster = api.cluster(name)["name"]
     if not yes and not _confirmed(cluster):
         raise errors.InvalidInput("Nothing was deleted.")
-    with output.progress(f"Deleting cluster {cluster}", _step_of(api, cluster)):
+    with output.progress(f"Deleting cluster {cluster}", step_of(api, cluster)):
         api.delete(cluster)
     output.say(f"Cluster {cluster} and its data are deleted.")
 
@@ -317,7 +362,9 @@ def _confirmed(cluster: str) -> bool:
     return typer.confirm(f"Delete cluster {cluster} and all its data?", err=True)
 
 
-def _step_of(api: Api, name: str) -> Callable[[], str | None]:
+def step_of(api: Api, name: str) -> Callable[[], str | None]:
+    """Answer what tells the present step of a cluster's operation, for `output.progress`."""
+
     def read_step() -> str | None:
         try:
             operation = api.cluster(name)["operation"]

@@ -4,6 +4,7 @@ from zorya.cli import capacity, output, wire
 from zorya.core.model import WakeOn
 
 _ENGINE_NAMES = {"postgres": "PostgreSQL"}
+_NUMBERS = {2: "two", 3: "three", 4: "four", 6: "six"}
 
 
 def headline(cluster: wire.Cluster) -> str:
@@ -20,8 +21,12 @@ def everything(cluster: wire.Cluster, acu: wire.Acu) -> list[tuple[str, str]]:
         found.append(("operation", f"{operation['name']}: {operation['step']}"))
     if cluster["endpoint_problem"]:
         found.append(("endpoint problem", cluster["endpoint_problem"]))
+    if cluster["reader_problem"]:
+        found.append(("reader problem", cluster["reader_problem"]))
+    found.append(("endpoint", endpoint(cluster["endpoint"])))
+    if cluster["reader_endpoint"]:
+        found.append(("readers", endpoint(cluster["reader_endpoint"])))
     found += [
-        ("endpoint", endpoint(cluster["endpoint"])),
         ("database", cluster["database"]),
         ("username", cluster["username"]),
         ("sessions", str(cluster["sessions"])),
@@ -33,6 +38,7 @@ def everything(cluster: wire.Cluster, acu: wire.Acu) -> list[tuple[str, str]]:
         found.append(("load", capacity.describe_load(cluster["load"])))
     if cluster["last_scaling"]:
         found.append(("scaled", capacity.describe_scaling(cluster["last_scaling"])))
+    found += volume(cluster)
     found += rules(cluster)
     if cluster["pauses_in_s"] is not None:
         found.append(("pauses in", output.duration(cluster["pauses_in_s"])))
@@ -55,10 +61,37 @@ def everything(cluster: wire.Cluster, acu: wire.Acu) -> list[tuple[str, str]]:
     ]
 
 
+def volume(cluster: wire.Cluster) -> list[tuple[str, str]]:
+    """Answer how the cluster's volume is: its health where it is not whole, and which copy is the primary."""
+    seen = cluster["volume"]
+    zone = seen["primary"].partition("_")[0]
+    return [
+        *([("volume", f"{seen['health']}: {seen['reason']}")] if is_unwell(cluster) else []),
+        ("primary", f"{seen['primary']}, in zone {zone}"),
+        ("epoch", str(seen["epoch"])),
+    ]
+
+
+def is_unwell(cluster: wire.Cluster) -> bool:
+    """Whether its volume lacks copies."""
+    return cluster["volume"]["health"] != "whole"
+
+
+def copies(seen: wire.Volume) -> str:
+    """Answer how many copies a volume has, and what that is good for."""
+    if seen["copies"] == 1:
+        return "one copy: what the disk loses is lost"
+    placed = f"{_NUMBERS[seen['copies']]} copies in three zones"
+    if seen["needed"] == 1:
+        return f"{placed}; until all are made a commit waits for none but the primary"
+    return f"{placed}, a commit is on {_NUMBERS[seen['needed']]} before the client hears of it"
+
+
 def rules(cluster: wire.Cluster) -> list[tuple[str, str]]:
     """Answer what `zorya modify` can change."""
     return [
         ("mode", capacity.describe_mode(cluster)),
+        ("copies", copies(cluster["volume"])),
         ("may connect", ", ".join(cluster["allow"])),
         ("TLS", "required" if cluster["require_tls"] else "offered"),
         ("wakes for", "clients that have logged in" if cluster["wake_on"] == WakeOn.AUTHENTICATED else "any client"),

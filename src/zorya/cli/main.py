@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import zorya
-from zorya.cli import ca, capacity, clusters, events, output, server, top, usage
+from zorya.cli import ca, capacity, clusters, events, output, server, top, usage, volume
 from zorya.cli.invocation import Invocation
 from zorya.core.errors import ZoryaError
 
@@ -81,6 +81,9 @@ _GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "modify": clusters.modify,
         "scale": capacity.scale,
         "capacity": capacity.set_capacity,
+        "copies": volume.show_copies,
+        "verify": volume.verify,
+        "recover": volume.recover,
         "pause": clusters.pause,
         "resume": clusters.resume,
         "delete": clusters.delete,

@@ -25,7 +25,9 @@ PauseAfter = Annotated[
 FreezeAfter = Annotated[
     str | None, typer.Option(metavar="SECONDS|never", help="Freeze after so many seconds of quiet, sessions kept.")
 ]
+Reader = Annotated[bool, typer.Option("--reader", help="The reader endpoint: the other full copies, to read alone.")]
 MIN_CAPACITY_HELP = "Lowest capacity while running, in ACUs, steps of 0.5."
 MAX_CAPACITY_HELP = "Highest capacity, in ACUs, steps of 0.5."
 WAKE_ON_HELP = "Start for clients that have logged in (authenticated), or for any."
 MAX_CLIENTS_HELP = "Serve so many clients at once at most."
+COPIES_HELP = "Copies of its data and log: six or three in three zones, or one."

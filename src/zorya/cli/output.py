@@ -32,6 +32,13 @@ STYLES = {
     "stopped": "dim",
     "failed": "red",
     "missing": "red",
+    "whole": "green",
+    "current": "green",
+    "degraded": "yellow",
+    "behind": "yellow",
+    "building": "yellow",
+    "waiting": "red",
+    "lost": "red",
 }
 """How words look on a terminal."""
 

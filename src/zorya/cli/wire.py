@@ -44,6 +44,44 @@ class Load(TypedDict):
     oom_kills: int | None
 
 
+class Volume(TypedDict):
+    """A cluster's volume: its copies together."""
+
+    copies: int
+    current: int
+    needed: int
+    health: str
+    reason: str
+    epoch: int
+    primary: str
+
+
+class Copy(TypedDict):
+    """One copy of a cluster's volume."""
+
+    name: str
+    zone: str
+    kind: str
+    is_primary: bool
+    state: str
+    reason: str
+    position: str | None
+    lag_bytes: int | None
+    lag_s: float | None
+    progress: float | None
+    verified_at: str | None
+    folder: str
+
+
+class Verification(TypedDict):
+    """What a verification of a cluster's volume has found."""
+
+    copies: int
+    damaged: list[str]
+    repaired: list[str]
+    took_s: float
+
+
 class Cluster(TypedDict):
     """One cluster."""
 
@@ -82,6 +120,9 @@ class Cluster(TypedDict):
     engine_log: str
     pauses_in_s: float | None
     operation: Operation | None
+    volume: Volume
+    reader_endpoint: Endpoint | None
+    reader_problem: str
     created_at: str
 
 
@@ -101,6 +142,7 @@ class CreateCluster(TypedDict, total=False):
     require_tls: bool
     wake_on: str
     max_clients: int
+    copies: int
     port: int
 
 
@@ -115,6 +157,7 @@ class ModifyCluster(TypedDict, total=False):
     require_tls: bool
     wake_on: str
     max_clients: int | str
+    copies: int
     pause_after: str
     freeze_after: str
 

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zorya.compute import affinity, cgroups, freezer, limiting, placement, procfs
@@ -39,6 +39,10 @@ class Grouping:
     cpu_reason: str
     accounting: Hierarchy | None
     """Where groups' processor time is counted, often the same; None is in /proc."""
+
+    def only_freezer(self) -> "Grouping":
+        """Answer the same for processes that are to be frozen, and neither limited nor counted."""
+        return replace(self, memory=None, cpu=None, accounting=None)
 
     @property
     def all(self) -> list[Hierarchy]:

@@ -35,6 +35,16 @@ async def clear(folder: Path) -> int:
     return len(found)
 
 
+async def kill(folder: Path) -> None:
+    """End every process that works in the folder with SIGKILL, frozen and stopped ones too, and wait until all are gone.
+
+    Raises StopFailed as `clear`.
+    """
+    for pid in await asyncio.to_thread(_pids, folder):
+        _kill(pid, folder)
+    await clear(folder)
+
+
 async def _gone(folder: Path, within_s: float) -> bool:
     deadline = asyncio.get_running_loop().time() + within_s
     while await asyncio.to_thread(_pids, folder):

@@ -26,7 +26,7 @@ _log = logging.get("zorya.control")
 
 _T = TypeVar("_T")
 
-FORMAT = 4
+FORMAT = 5
 """Rises when the file's form changes. A file of a higher format is left alone, one of a lower is brought up to it."""
 
 _UPGRADES = {
@@ -38,6 +38,11 @@ _UPGRADES = {
     " 'max_clients', null));",
     # Clusters may be provisioned; none was.
     3: "UPDATE clusters SET record = json_set(record, '$.fixed_capacity', null);",
+    # Volumes may have several copies; none had.
+    4: "UPDATE clusters SET record = json_set(record, '$.reader_port', null, '$.volume', json_object("
+    "'copies', json_array(json_object('zone', 'a', 'kind', 'full', 'folder', 'clusters/' || id)),"
+    " 'primary', 'a_full', 'epochs', json_array(json_object('number', 1, 'copy', 'a_full', 'timeline', 1, 'begins_at', 0)),"
+    " 'last_epoch', 1, 'is_established', json('false')));",
 }
 """For each earlier format, what makes it the next."""
 

@@ -43,6 +43,9 @@ _INTERRUPTIBLE = frozenset({Action.AWAIT_READY, Action.CHECKPOINT, Action.RECLAI
 class ClusterOwner(ClusterOrders):
     """One cluster. The gateway knows it as an endpoint, `fleet.Fleet` as the cluster itself."""
 
+    _recovers = False
+    """Whether its engine was lost, and is to be brought back though nobody wants it."""
+
     # The loop.
 
     async def run(self) -> None:
@@ -65,6 +68,9 @@ class ClusterOwner(ClusterOrders):
             self._be_scaled()
             if self._ends:
                 self._edits.refuse(self._refusal())
+            if self._is_resized:
+                await self._take_up_resize()
+                continue
             if self._edits.is_due:
                 await self._edits.make()
                 continue
@@ -76,6 +82,11 @@ class ClusterOwner(ClusterOrders):
                 await self._rest(decision.recheck_s)
             else:
                 await self._attempt(decision)
+
+    async def _take_up_resize(self) -> None:
+        """Have the copies that the volume lacks made, and those removed that it has no more."""
+        await self._copies.resize(self._resume.source_of)
+        self._is_resized = False
 
     def _be_scaled(self) -> None:
         """Have the autoscaler look after the cluster while its engine works."""
@@ -98,12 +109,15 @@ class ClusterOwner(ClusterOrders):
             always_runs=self.record.is_provisioned,
             pause_after_s=self._pause_after_s,
             look_in_s=live.look_at_s - now_s if live is not None else inf,
-            quiet_s=now_s - live.quiet.since_s if live and live.quiet and live.quiet.since_s is not None else 0.0,
+            quiet_s=self._quiet_s(now_s),
             freeze_after_s=self._freeze_after_s,
             freeze_blocked_s=max(0.0, live.freeze_blocked_until_s - now_s) if live is not None else 0.0,
-            stirred=live.stirred if live is not None else "",
+            stirred=(live.stirred or self._copies.stirred()) if live is not None else "",
             frozen_s=now_s - live.frozen_at_s if live is not None else 0.0,
             reclaim_after_s=self._around.reclaim_after_s if live is not None and live.can_reclaim else None,
+            primary_problem=self._copies.primary_problem if live is not None else "",
+            mends=self._copies.mends,
+            recovers=self._recovers,
             password_due_in_s=self._password.due_in_s(now_s),
             checkpointed=self._pause.checkpointed,
             counted_sessions=self._pause.counted_sessions,
@@ -113,6 +127,12 @@ class ClusterOwner(ClusterOrders):
             delete_asked=self._delete_asked,
             server_stops=self._server_stops,
         )
+
+    def _quiet_s(self, now_s: float) -> float:
+        live, readers_s = self._seat.live, self._copies.quiet_since_s()
+        if live is None or live.quiet is None or live.quiet.since_s is None or readers_s is None:
+            return 0.0
+        return now_s - max(live.quiet.since_s, readers_s)
 
     def _note_operation(self, action: Action) -> None:
         if action in _OPERATIONS:
@@ -178,6 +198,7 @@ class ClusterOwner(ClusterOrders):
             case Action.BUILD:
                 await self._build()
             case Action.START:
+                self._recovers = False
                 await self._resume.start(decision.reason)
             case Action.AWAIT_READY:
                 await self._resume.await_ready()
@@ -212,6 +233,9 @@ class ClusterOwner(ClusterOrders):
                 await failpoints.reached("delete.begun")
             case Action.ABORT:
                 await self._abort(decision.reason)
+            case Action.KILL:
+                self._failover.reason = decision.reason
+                await self._runner.kill(self._seat.held())
             case Action.ERASE:
                 await self._erase()
             case Action.REST | Action.END:
@@ -224,10 +248,14 @@ class ClusterOwner(ClusterOrders):
         found = self._runner.find_running(self.record)
         self._resume_metering(found[0] if found is not None else None)
         if found is None:
-            self._runner.remove_group(self.record)
+            # What followed it, and may be left, follows nothing any more.
+            await self._copies.end()
+            self._runner.remove_groups(self.record)
             self._standing.note_process(None)
+            await self._copies.compare()
             await self._saved.load()
             return
+        await self._copies.adopt()
         await self._forget_identities()
         await failpoints.reached("takeover.found")
         live, entrance = found
@@ -244,6 +272,8 @@ class ClusterOwner(ClusterOrders):
             await self._sleep.look()  # so that its sessions are known from the beginning
         if self.record.compute is not Compute.RESUMING or entrance:
             await self._standing.change_compute(cause, f"It is process {live.process.pid}.")
+        if entrance:
+            self._copies.begin(self._resume.source_of(entrance))
         if entrance and self._seat.entrance is entrance:
             # Those who came before it was known that the engine runs.
             self._waiting.settle(entrance)
@@ -277,6 +307,7 @@ class ClusterOwner(ClusterOrders):
     async def _build(self) -> None:
         await failpoints.reached("create.recorded")
         await self._runner.build(self.record)
+        await self._copies.build()
         await self._saved.load()
         await failpoints.reached("create.built")
         self._standing.meter()
@@ -298,6 +329,10 @@ class ClusterOwner(ClusterOrders):
         match self.record.compute:
             case Compute.RESUMING:
                 why = self._runner.explain_exit(self.record, self._seat.ending, self._seat.log_mark)
+                if self._failover.may_help():
+                    # It stays as it is, and the next start is that of another copy.
+                    self._failover.reason = f"The primary does not start: {why}"
+                    return
                 raise errors.StartFailed(
                     f"The engine of {self.name} did not start. {why}",
                     hint=f"Its log: {self._runner.log_path(self.record)}",
@@ -306,6 +341,7 @@ class ClusterOwner(ClusterOrders):
             case Compute.PAUSING:
                 self._stops += 1
                 self._pause.wish = StopWish.NONE
+                await self._copies.come_to_rest()
                 await self._standing.change_compute(Cause.EXITED, self.record.reason)
                 await self.measure()
                 await failpoints.reached("pause.done")
@@ -313,6 +349,10 @@ class ClusterOwner(ClusterOrders):
                 why = self._runner.explain_exit(self.record, self._seat.ending or "an unseen end", self._seat.log_mark)
                 _log.error("engine lost", cluster=self.name, why=why)
                 self._pause.wish = StopWish.NONE
+                await self._copies.hold()
+                self._recovers = not self._copies.is_alone
+                if self._recovers:
+                    self._failover.consider(why)
                 await self._standing.change_compute(Cause.EXITED, why)
 
     async def _abort(self, reason: str) -> None:
@@ -326,7 +366,9 @@ class ClusterOwner(ClusterOrders):
         await failpoints.reached("delete.stopped")
 
     async def _erase(self) -> None:
+        await self._scrub.give_way()
         await self._bury()
+        await self._copies.end()
         await self._runner.erase(self.record)
         self._around.meters.end(self.record.id)
         await failpoints.reached("delete.erased")

@@ -3,6 +3,7 @@
 import asyncio
 
 from zorya.control.attendance import Attendance
+from zorya.control.copies import Copies
 from zorya.control.events import EventKind
 from zorya.control.identities import SavedIdentities
 from zorya.control.logins import FailedLogins
@@ -31,8 +32,9 @@ class ClusterEndpoint:
         self._attendance = Attendance(surroundings.clock.monotonic_s())
         self._waiting = WaitingRoom(record.name, timeout_s=surroundings.wake_timeout_s)
         self._saved = SavedIdentities(
-            self._runner.identities_path(record), cluster=record.name, stamp=lambda: self._runner.stamp(record)
+            self._runner.identities_path(record), cluster=record.name, stamp=lambda: self._runner.stamp(self.record)
         )
+        self._copies = Copies(surroundings, standing=self._standing, seat=self._seat, changed=self._changed.set)
         self._pause = Pause(
             surroundings,
             standing=self._standing,
@@ -40,6 +42,7 @@ class ClusterEndpoint:
             attendance=self._attendance,
             waiting=self._waiting,
             saved=self._saved,
+            copies=self._copies,
         )
         self._logins = FailedLogins()
         self._delete_asked = False
@@ -80,11 +83,12 @@ class ClusterEndpoint:
     def sessions(self) -> int:
         """Clients that have a session with the engine, and those at the endpoint that wait for theirs."""
         attendance, live = self._attendance, self._seat.live
-        return attendance.visitors + (live.sessions(attendance.unseen) if live is not None else 0)
+        readers = sum(one.counted for one in self._copies.lives)
+        return attendance.visitors + readers + (live.sessions(attendance.unseen) if live is not None else 0)
 
     def has_process(self, pid: int) -> bool:
         """Whether this is one of the engine's processes."""
-        return self._seat.live is not None and pid in self._seat.live.group.pids()
+        return (self._seat.live is not None and pid in self._seat.live.group.pids()) or self._copies.has_process(pid)
 
     # Who may come.
 

@@ -25,6 +25,9 @@ class EventKind(Enum):
     SCALED = _Kind(142, "scaling", "The cluster has scaled.")
     SCALE_FAILED = _Kind(143, "failure", "The cluster failed to scale.")
     SCALED_UNEVENLY = _Kind(149, "scaling", "The cluster has scaled, but scaling wasn't seamless.")
+    FAILOVER_FAILED = _Kind(69, "failure", "The failover failed.")
+    FAILED_OVER = _Kind(71, "failover", "The failover is complete.")
+    FAILOVER_BEGUN = _Kind(73, "failover", "A failover has begun.")
     CREATE_FAILED = _Kind(1001, "failure", "The cluster could not be created; nothing of it was kept.")
     RESUME_FAILED = _Kind(1002, "failure", "The cluster could not be resumed.")
     ENGINE_LOST = _Kind(1003, "failure", "The engine ended without being asked to.")
@@ -40,6 +43,15 @@ class EventKind(Enum):
     NODE_FULL = _Kind(1012, "failure", "The cluster wants more capacity than is left on this host.")
     NODE_HAS_ROOM = _Kind(1013, "notification", "The cluster has the capacity that it wants again.")
     OUT_OF_MEMORY = _Kind(1014, "failure", "The kernel ended a process of the engine for want of memory.")
+    COPIES_COMPARED = _Kind(1020, "volume", "The volume's copies are at rest.")
+    VOLUME_WHOLE = _Kind(1021, "volume", "The volume has all its copies.")
+    VOLUME_DEGRADED = _Kind(1022, "failure", "The volume is degraded; writes go on.")
+    COMMITS_WAIT = _Kind(1023, "failure", "Too few copies are left: commits wait.")
+    COPY_LOST = _Kind(1024, "failure", "A copy of the volume is lost.")
+    COPY_REBUILT = _Kind(1025, "volume", "A copy of the volume was made anew.")
+    DAMAGE_FOUND = _Kind(1026, "failure", "A copy of the volume is damaged.")
+    VERIFIED = _Kind(1027, "volume", "The volume was verified.")
+    DATA_LOSS_ACCEPTED = _Kind(1028, "failure", "The cluster goes on from what was left.")
 
     @property
     def id(self) -> str:
@@ -48,7 +60,8 @@ class EventKind(Enum):
 
     @property
     def category(self) -> str:
-        """One of creation, deletion, configuration change, notification, security, failure, scaling, sleep.
+        """One of creation, deletion, configuration change, notification, security, failover, failure,
+        volume, scaling, sleep.
 
         Those of scaling and sleep come by the thousand.
         """

@@ -1,6 +1,7 @@
 """All clusters of a home: makes and finds their owners, and gives them their ports. Implements `facade.Clusters`."""
 
 import asyncio
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -15,16 +16,29 @@ from zorya.control.cluster import ClusterOwner
 from zorya.control.events import EventKind
 from zorya.control.installed import Installed
 from zorya.control.instance import InstanceRunner
+from zorya.control.reader import ReaderEndpoint
 from zorya.control.record import ClusterRecord
 from zorya.control.surroundings import Guard, Surroundings
-from zorya.control.view import ClusterView, CreateRequest, Credentials, EventView, ModifyRequest, NodeView
+from zorya.control.view import (
+    UNCHANGED,
+    ClusterView,
+    CopyView,
+    CreateRequest,
+    Credentials,
+    EventView,
+    ModifyRequest,
+    NodeView,
+    VerifyView,
+)
 from zorya.core import errors, ids, logging
 from zorya.core.clock import Clock
+from zorya.core.home import Home
 from zorya.core.model import Access, Address, Compute, Handoff, Secret, Status
 from zorya.core.settings import Settings
 from zorya.metering import report
 from zorya.metering.meters import Meters
 from zorya.metering.report import Period, Prices, UsageReport
+from zorya.storage import placement
 
 _log = logging.get("zorya.control")
 
@@ -40,7 +54,7 @@ _TIDY_EVERY_S = 60.0
 class Doors(Protocol):
     """What control needs of the gateway: the listening sockets of endpoints."""
 
-    def open(self, port: int, endpoint: ClusterOwner) -> None:
+    def open(self, port: int, endpoint: ClusterOwner | ReaderEndpoint) -> None:
         """Listen on `port` for clients of `endpoint`. Raises PortInUse, HostProblem, InvalidSetting."""
 
     def close(self, port: int) -> None:
@@ -60,6 +74,7 @@ class Fleet:
         self,
         *,
         settings: Settings,
+        home: Home,
         catalog: Catalog,
         clock: Clock,
         installed: Installed,
@@ -72,6 +87,7 @@ class Fleet:
     ) -> None:
         """`attach` answers how clients reach an engine and why, for `show`; `login_failed`: see Surroundings."""
         self._settings = settings
+        self._home = home
         self._catalog = catalog
         self._clock = clock
         self._installed = installed
@@ -94,6 +110,9 @@ class Fleet:
             stop_timeout_s=settings.stop_timeout_s,
             reclaim_after_s=settings.reclaim_after_s,
             acu=settings.acu,
+            log_keep_bytes=settings.log_keep_mib * 1024**2,
+            log_retention_s=settings.log_retention_s,
+            rebuild_max_kib_s=int(settings.rebuild_max_mib_s * 1024) if settings.rebuild_max_mib_s else None,
             burst=settings.burst,
             capacity_hold_s=settings.capacity_hold_s,
             meters=meters,
@@ -141,7 +160,7 @@ class Fleet:
     async def put_all_to_sleep(self) -> None:
         """Stop listening and stop every engine cleanly, ending open sessions. Then nothing is left for `run` to do."""
         for owner in self._owners.values():
-            self._doors.close(owner.record.port)
+            self._close_doors(owner)
         async with asyncio.TaskGroup() as sleepers:
             for owner in self._owners.values():
                 sleepers.create_task(owner.put_to_sleep(), name=f"{owner.name}: put to sleep")
@@ -156,9 +175,14 @@ class Fleet:
     async def _look_after(self, owner: ClusterOwner) -> None:
         await owner.run()
         # The cluster is deleted, or its creation failed.
-        self._doors.close(owner.record.port)
+        self._close_doors(owner)
         del self._owners[owner.name]
-        await self._doors.end_sessions(owner.record.port)
+        for port in _ports(owner.record):
+            await self._doors.end_sessions(port)
+
+    def _close_doors(self, owner: ClusterOwner) -> None:
+        for port in _ports(owner.record):
+            self._doors.close(port)
 
     async def _open_door(self, owner: ClusterOwner) -> None:
         try:
@@ -172,12 +196,30 @@ class Fleet:
             if owner.endpoint_problem:
                 await owner.tell(EventKind.ENDPOINT_RESTORED, "")
             owner.endpoint_problem = ""
+        if owner.record.reader_port is not None:
+            self._open_reader(owner, owner.record.reader_port)
+
+    def _open_reader(self, owner: ClusterOwner, port: int) -> None:
+        reader = ReaderEndpoint(
+            owner,
+            max_lag_s=self._settings.max_reader_lag_s,
+            wake_timeout_s=self._settings.wake_timeout_s,
+            clock=self._clock,
+        )
+        try:
+            self._doors.open(port, reader)
+        except errors.ZoryaError as error:
+            if not owner.reader_problem:
+                _log.error("reader endpoint cannot listen", cluster=owner.name, error=str(error))
+            owner.reader_problem = error.message
+        else:
+            owner.reader_problem = ""
 
     async def _reopen_doors(self) -> None:
         while True:
             await asyncio.sleep(_REOPEN_EVERY_S)
             for owner in list(self._owners.values()):
-                if owner.endpoint_problem and owner.record.status is not Status.DELETING:
+                if (owner.endpoint_problem or owner.reader_problem) and owner.record.status is not Status.DELETING:
                     await self._open_door(owner)
 
     async def _tidy(self) -> None:
@@ -257,8 +299,26 @@ class Fleet:
     async def modify(self, name: str, request: ModifyRequest) -> ClusterView:
         """See facade.Clusters.modify."""
         owner = self._owner(name)
-        await owner.modify(modify.checked(request))
+        checked = modify.checked(request)
+        if checked.copies is not UNCHANGED and checked.copies != len(owner.record.volume.copies):
+            await self._resize(owner, checked.copies)
+        await owner.modify(checked)
         return self._view(owner)
+
+    async def _resize(self, owner: ClusterOwner, copies: int) -> None:
+        before = owner.record
+        reader_port = before.reader_port
+        if reader_port is None and copies > 1:
+            reader_port = self._free_reader_port(before.port)
+        await owner.resize(
+            copies,
+            lambda zone: self._home.zone_folder(before.id, zone, self._settings.zone_dirs.get(zone)),
+            reader_port,
+        )
+        if before.reader_port is not None and owner.record.reader_port is None:
+            self._doors.close(before.reader_port)
+        elif owner.record.reader_port is not None:
+            self._open_reader(owner, owner.record.reader_port)
 
     async def change_password(self, name: str) -> Credentials:
         """See facade.Clusters.change_password."""
@@ -312,10 +372,24 @@ class Fleet:
         await owner.pause(force=force)
         return self._view(owner)
 
+    def copies(self, name: str) -> Sequence[CopyView]:
+        """See facade.Clusters.copies."""
+        return self._owner(name).copies
+
+    async def verify(self, name: str) -> VerifyView:
+        """See facade.Clusters.verify."""
+        return await self._owner(name).verify()
+
+    async def recover(self, name: str, *, accept_data_loss: bool) -> ClusterView:
+        """See facade.Clusters.recover."""
+        owner = self._owner(name)
+        await owner.recover(accept_data_loss=accept_data_loss)
+        return self._view(owner)
+
     async def delete(self, name: str) -> None:
         """See facade.Clusters.delete."""
         owner = self._owner(name)
-        self._doors.close(owner.record.port)
+        self._close_doors(owner)
         await owner.delete()
 
     async def events(self, name: str | None, *, after: int, limit: int, sleep: bool) -> Sequence[EventView]:
@@ -359,6 +433,8 @@ class Fleet:
         """Find a port, listen on it and write the record: from here on the cluster exists, if not yet its data."""
         for port in self._candidate_ports(request.port):
             record = self._new_record(name, request, major, port, rules)
+            if len(record.volume.copies) > 1:
+                record = replace(record, reader_port=self._free_reader_port(port))
             owner = self._new_owner(record, 1)
             try:
                 self._doors.open(port, owner)
@@ -372,14 +448,25 @@ class Fleet:
                 self._doors.close(port)
                 raise
             self._owners[name] = owner
+            if record.reader_port is not None:
+                self._open_reader(owner, record.reader_port)
             return owner
         raise errors.NoFreePort(
             f"No port of {self._settings.port_range} is free.",
             hint="Widen the setting port_range, or choose one with --port.",
         )
 
+    def _free_reader_port(self, but: int) -> int:
+        for port in self._candidate_ports(None):
+            if port != but and _is_free(self._settings.bind[0], port):
+                return port
+        raise errors.NoFreePort(
+            f"No second port of {self._settings.port_range} is free, for the reader endpoint.",
+            hint="Widen the setting port_range, or choose --copies 1.",
+        )
+
     def _candidate_ports(self, wanted: int | None) -> Iterator[int]:
-        taken = {owner.record.port: owner.name for owner in self._owners.values()}
+        taken = {port: owner.name for owner in self._owners.values() for port in _ports(owner.record)}
         if wanted is None:
             yield from (port for port in self._settings.ports if port not in taken)
             return
@@ -392,8 +479,9 @@ class Fleet:
         yield wanted
 
     def _new_record(self, name: str, request: CreateRequest, major: str, port: int, rules: Access) -> ClusterRecord:
+        cluster_id = ids.new_cluster_id()
         return ClusterRecord(
-            id=ids.new_cluster_id(),
+            id=cluster_id,
             name=name,
             port=port,
             engine=request.engine,
@@ -414,6 +502,11 @@ class Fleet:
             database=name,
             created_at=self._clock.now(),
             process=None,
+            volume=placement.new_volume(
+                self._settings.copies if request.copies is None else request.copies,
+                lambda zone: self._home.zone_folder(cluster_id, zone, self._settings.zone_dirs.get(zone)),
+            ),
+            reader_port=None,
         )
 
     # Showing.
@@ -431,6 +524,9 @@ class Fleet:
         # Every address is no address to connect to: the first that always works is this host's own.
         return Address(host={"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port=record.port)  # noqa: S104
 
+    def _reader_endpoint(self, record: ClusterRecord) -> Address | None:
+        return None if record.reader_port is None else replace(self._endpoint(record), port=record.reader_port)
+
     def _view(self, owner: ClusterOwner) -> ClusterView:
         record = owner.record
         attach, attach_reason = self._attach(owner.handoff)
@@ -439,8 +535,25 @@ class Fleet:
             engine_version=self._runner.engine_version(record),
             engine_log=str(self._runner.log_path(record)),
             endpoint=self._endpoint(record),
+            reader_endpoint=self._reader_endpoint(record),
             attach=attach,
             attach_reason=attach_reason,
             acu_s=self._meters.total_acu_s(record.id),
             storage_bytes=self._meters.storage_bytes(record.id),
         )
+
+
+def _ports(record: ClusterRecord) -> list[int]:
+    """Answer the ports of a cluster's endpoints."""
+    return [record.port, *([record.reader_port] if record.reader_port is not None else [])]
+
+
+def _is_free(host: str, port: int) -> bool:
+    """Whether nothing listens on the port now; opening it is what decides."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True

@@ -1,27 +1,44 @@
 """Carry out one cluster's steps on the host: the engine's knowledge and the process put together, no decisions."""
 
 import asyncio
+import contextlib
 import functools
+import os
 import shutil
+import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from zorya.compute import group, leftovers, logfile
 from zorya.compute.group import Grouping, ProcessGroup
 from zorya.compute.processes import EngineProcess, Launch
+from zorya.control import marks
 from zorya.control.installed import Installed
 from zorya.control.live import LiveEngine
+from zorya.control.marks import Mark
 from zorya.control.record import ClusterRecord
 from zorya.control.tail import LogTail
 from zorya.core import errors, files
 from zorya.core.account import Account
 from zorya.core.capacity import Acu
 from zorya.core.clock import Clock
-from zorya.core.home import Home
+from zorya.core.home import ClusterFolders, Home
 from zorya.core.model import Address, Entrance, Handoff, Secret
-from zorya.engines.base import Engine, HeldIdentities, Installation, Instance, Phase, TlsFiles
+from zorya.core.volume import ZONES, Copy, CopyKind, Volume
+from zorya.engines.base import (
+    Engine,
+    Following,
+    HeldIdentities,
+    Installation,
+    Instance,
+    Phase,
+    Replication,
+    Source,
+    TlsFiles,
+)
 from zorya.engines.handoff import Library
+from zorya.storage import quorum
 
 ABORT_TIMEOUT_S = 5.0
 """How long an engine may take to end after its abort signal before it is killed."""
@@ -46,6 +63,7 @@ class InstanceRunner:
         grouping: Grouping,
         log_max_bytes: int,
         acu: Acu,
+        log_keep_bytes: int,
         tls: Callable[[], TlsFiles | None],
     ) -> None:
         """Run `engine`'s programs as `account`, with the handoff library, in groups as the host allows.
@@ -61,19 +79,93 @@ class InstanceRunner:
         self._grouping = grouping
         self._log_max_bytes = log_max_bytes
         self._acu = acu
+        self._log_keep_bytes = log_keep_bytes
         self._tls = tls
 
     def engine_version(self, record: ClusterRecord) -> str:
         """Answer the full version of the installation that the cluster runs on."""
         return self._installed.version_of(record.engine_major)
 
+    def folders(self, record: ClusterRecord, copy: Copy | None = None) -> ClusterFolders:
+        """Answer where a full copy is; None is the primary."""
+        return self._home.of_copy(record.id, copy or record.volume.copy(record.volume.primary))
+
+    @property
+    def account(self) -> Account:
+        """Who engines run as."""
+        return self._account
+
+    @property
+    def replication(self) -> Replication:
+        """How copies come by their log."""
+        return self._engine.replication
+
+    async def installation(self, record: ClusterRecord) -> Installation:
+        """Answer the installation that the cluster runs on. Raises EngineMissing."""
+        return await self._installed.choose(record.engine_major)
+
+    def tail_path(self, copy: Copy) -> Path:
+        """Answer where a tail has its log."""
+        return self._home.of_tail(copy)
+
+    def mark_path(self, copy: Copy) -> Path:
+        """Answer where a copy's mark is."""
+        return self._home.mark(copy)
+
+    async def write_mark(self, record: ClusterRecord, copy: Copy, epoch: int | None = None) -> None:
+        """Have a copy's mark say that it has joined this epoch; None is the present one. Raises StorageProblem."""
+        path = self.mark_path(copy)
+        before = marks.read(path)
+        mark = Mark(
+            cluster=record.id,
+            copy=copy.name,
+            epoch=record.volume.epoch.number if epoch is None else epoch,
+            verified_at=before.verified_at if before is not None else None,
+        )
+        with files.disk_errors("Marking a copy", path):
+            await asyncio.to_thread(marks.write, path, mark)
+
+    def collected_path(self, copy: Copy) -> Path:
+        """Answer where the log is put that a full copy is given before it becomes the primary."""
+        return self._home.collected(copy)
+
+    def has_files(self, record: ClusterRecord, copy: Copy) -> bool:
+        """Whether a copy's files are where they are to be: looked at from outside, at a few of them."""
+        if copy.kind is CopyKind.TAIL:
+            return self.tail_path(copy).is_dir()
+        data = self.folders(record, copy).data
+        return all((data / name).exists() for name in ("PG_VERSION", "global/pg_control", "base", "pg_wal"))
+
+    async def receiver(
+        self, record: ClusterRecord, copy: Copy, source: Source
+    ) -> tuple[Sequence[str], Mapping[str, str], Path]:
+        """Answer the arguments, the environment and the log of the program that receives a tail's log.
+
+        Raises EngineMissing, StorageProblem.
+        """
+        log = self.tail_path(copy).parent / "log" / "receiver.log"
+        with files.disk_errors("Preparing a receiver's start", log.parent):
+            files.ensure_folder(log.parent, mode=0o700)
+            logfile.rotate(log, max_bytes=self._log_max_bytes)
+        installation = await self.installation(record)
+        argv, env = self._engine.replication.receiver(installation, source, copy=copy.name, tail=self.tail_path(copy))
+        return argv, env, log
+
+    async def write_following(
+        self, record: ClusterRecord, copy: Copy, process: EngineProcess, source: Source | None, collected: Path | None
+    ) -> None:
+        """Have a full copy that runs get its log from elsewhere from now on. Raises DiskFull, StorageProblem."""
+        instance = await self.instance(record, copy=copy, source=source, collected=collected)
+        await self._engine.write_configuration(instance)
+        self.reload(process)
+
     def log_path(self, record: ClusterRecord) -> Path:
         """Answer where the engine logs."""
-        return self._home.of_cluster(record.id).log
+        return self.folders(record).log
 
     def identities_path(self, record: ClusterRecord) -> Path:
         """Answer where it is kept who may log in while the engine does not run."""
-        return self._home.of_cluster(record.id).identities
+        return self._home.identities(record.id)
 
     def speaks_tls(self, record: ClusterRecord) -> bool:
         """Whether the cluster's engine does TLS for clients that ask for it first."""
@@ -89,31 +181,44 @@ class InstanceRunner:
         return next((one for one in self._installed.found if one.major == record.engine_major), None)
 
     async def build(self, record: ClusterRecord) -> None:
-        """Make the cluster's folders and data. Idempotent.
+        """Make the cluster's folders and the primary's data. Idempotent.
 
         Raises DiskFull, StorageProblem, StartFailed, EngineMissing.
         """
-        instance = await self._instance(record)
+        instance = await self.instance(record)
         folders = instance.folders
         with files.disk_errors("Making the cluster's folders", folders.root):
-            # Passable for the engine, writable by it only where it has to write.
-            files.ensure_folder(folders.root, mode=0o710 if self._account.is_other else 0o700, group=self._account)
+            self.ensure_passable(self._home.of_cluster(record.id))
+            self.ensure_passable(folders.root)
             files.ensure_folder(folders.log.parent, mode=0o700)
         await self._engine.build(instance, await self._new_verifier(record.password))
+
+    def ensure_passable(self, folder: Path) -> None:
+        """Make a folder through which the engine can pass, while it may write only where it has to. Raises OSError."""
+        if not folder.parent.exists():
+            self.ensure_passable(folder.parent)
+        files.ensure_folder(folder, mode=0o710 if self._account.is_other else 0o700, group=self._account)
 
     async def _new_verifier(self, password: Secret) -> Secret:
         # It is slow on purpose.
         return await asyncio.to_thread(self._engine.new_verifier, password)
 
-    async def start(self, record: ClusterRecord, capacity: float) -> LiveEngine:
-        """Start the engine for this capacity, or answer the one that runs already. Returns before it is ready.
+    async def start(self, record: ClusterRecord, capacity: float, *, port: int) -> LiveEngine:
+        """Start the primary's engine for this capacity, or answer the one that runs already, before it is ready.
+
+        `port` is where it shall listen on 127.0.0.1, and what its Unix socket is named by; see `free_port`.
 
         Raises DataDamaged, DiskFull, StorageProblem, EngineMissing, StartFailed; then nothing was started.
         """
         running = self.find_running(record)
         if running is not None:
             return running[0]
-        instance = await self._instance(record, capacity)
+        return await self.launch(record, await self.instance(record, capacity=capacity), port=port)
+
+    async def launch(
+        self, record: ClusterRecord, instance: Instance, *, port: int, copy: Copy | None = None
+    ) -> LiveEngine:
+        """Start the engine on a full copy that none runs on; None is the primary. Raises as `start`."""
         folders = instance.folders
         self._engine.check_data(instance)
         if self._engine.recorded_pid(folders) is not None:
@@ -121,16 +226,17 @@ class InstanceRunner:
             await leftovers.clear(folders.data)
             self._engine.forget_recorded_pid(folders)
         with files.disk_errors("Preparing the engine's start", folders.root):
+            files.ensure_folder(folders.log.parent, mode=0o700)
             files.ensure_folder(folders.socket, mode=0o700, owner=self._account)
             files.ensure_folder(folders.given_up, mode=0o700, owner=self._account)
             # Whether it is there again tells whether this start's engine has opened it.
             folders.inlet.unlink(missing_ok=True)
             await self._engine.write_configuration(instance)
             logfile.rotate(folders.log, max_bytes=self._log_max_bytes)
-        argv, env = self._engine.command(instance, _free_port())
+        argv, env = self._engine.command(instance, port)
         plan = Launch(argv=argv, env=env, folder=folders.data, log=folders.log, account=self._account)
         try:
-            return self._alive(record, await EngineProcess.launch(plan))
+            return self.alive(record, await EngineProcess.launch(plan), copy)
         except OSError as error:
             raise errors.StartFailed(
                 f"{argv[0]} could not be started: {error.strerror or error}.",
@@ -139,34 +245,52 @@ class InstanceRunner:
             ) from error
 
     def find_running(self, record: ClusterRecord) -> tuple[LiveEngine, Entrance | None] | None:
-        """Answer the engine that runs on the cluster's data folder, with its entrance once it is ready.
+        """Answer the engine that runs on the primary's data folder, with its entrance once it is ready.
 
         One that was frozen is thawed: nobody has watched its sessions.
         """
-        folders = self._home.of_cluster(record.id)
+        process = self.find_process(record, None)
+        if process is None:
+            return None
+        return self.alive(record, process), self.entrance(record, process)
+
+    def find_process(self, record: ClusterRecord, copy: Copy | None) -> EngineProcess | None:
+        """Answer the engine that runs on a full copy, thawed; None is the primary."""
+        folders = self.folders(record, copy)
         pid = self._engine.recorded_pid(folders)
         if pid is None:
             return None
-        process = EngineProcess.take_over(pid, folder=folders.data, known=record.process)
-        if process is None:
-            return None
-        group.thaw_found(_group_name(record), process.pid)
-        return self._alive(record, process), self.entrance(record, process)
+        process = EngineProcess.take_over(pid, folder=folders.data, known=record.process if copy is None else None)
+        if process is not None:
+            group.thaw_found(group_name(record, copy), process.pid)
+        return process
 
-    def remove_group(self, record: ClusterRecord) -> None:
-        """Remove the control groups that an engine left which ended while no server was there."""
-        group.remove_left(self._grouping, _group_name(record))
+    def remove_groups(self, record: ClusterRecord) -> None:
+        """Remove the control groups that engines left which ended while no server was there."""
+        for copy in record.volume.copies:
+            group.remove_left(self._grouping, group_name(record, copy))
 
-    def _alive(self, record: ClusterRecord, process: EngineProcess) -> LiveEngine:
-        folders = self._home.of_cluster(record.id)
-        enclosed = ProcessGroup.enclose(self._grouping, _group_name(record), process.identity)
+    def alive(self, record: ClusterRecord, process: EngineProcess, copy: Copy | None = None) -> LiveEngine:
+        """Answer what is known of an engine that is up on a full copy; None is the primary.
+
+        Only the primary's group limits it: what the volume itself takes is not the capacity that clients use.
+        """
+        folders = self.folders(record, copy)
+        enclosed = self.enclose(record, process, copy, limits=copy is None)
         watcher = functools.partial(self._engine.watcher, folders)
         tail = LogTail(folders.log, find=self._engine.failed_logins)
         return LiveEngine(record.name, process, enclosed, new_watcher=watcher, tail=tail, clock=self._clock)
 
+    def enclose(
+        self, record: ClusterRecord, process: EngineProcess, copy: Copy | None, *, limits: bool
+    ) -> ProcessGroup:
+        """Put a process of a copy into a group of its own, with limits or only to be frozen; None is the primary."""
+        grouping = self._grouping if limits else self._grouping.only_freezer()
+        return ProcessGroup.enclose(grouping, group_name(record, copy), process.identity)
+
     async def await_ready(self, record: ClusterRecord, process: EngineProcess) -> Address:
         """Wait until the engine serves clients and answer its address. Waits for ever if the process ends."""
-        folders = self._home.of_cluster(record.id)
+        folders = self.folders(record)
         began = asyncio.get_running_loop().time()
         while True:
             readiness = self._engine.readiness(folders, process.pid)
@@ -175,9 +299,9 @@ class InstanceRunner:
             waited = asyncio.get_running_loop().time() - began
             await asyncio.sleep(_POLL_FAST_S if waited < _POLL_FAST_FOR_S else _POLL_SLOW_S)
 
-    def entrance(self, record: ClusterRecord, process: EngineProcess) -> Entrance | None:
+    def entrance(self, record: ClusterRecord, process: EngineProcess, copy: Copy | None = None) -> Entrance | None:
         """Answer how to get into a running engine; None when it takes nobody, or not any more."""
-        folders = self._home.of_cluster(record.id)
+        folders = self.folders(record, copy)
         address = self._engine.readiness(folders, process.pid).address
         if address is None:
             return None
@@ -189,30 +313,34 @@ class InstanceRunner:
             handoff = Handoff(inlet=None, reason="The engine was started without the handoff library.")
         return Entrance(address=address, handoff=handoff)
 
+    def phase(self, record: ClusterRecord, process: EngineProcess, copy: Copy | None = None) -> Phase:
+        """Answer how far an engine is that runs on a full copy; None is the primary. Reads one small file."""
+        return self._engine.readiness(self.folders(record, copy), process.pid).phase
+
     def expected_handoff(self, record: ClusterRecord) -> Handoff:
         """Answer how clients will get into an engine that is yet to be started."""
-        inlet = self._home.of_cluster(record.id).inlet if self._library.path is not None else None
+        inlet = self.folders(record).inlet if self._library.path is not None else None
         return Handoff(inlet=inlet, reason=self._library.reason)
 
     async def checkpoint(self, record: ClusterRecord) -> None:
         """Have the engine write its changed pages. Raises EngineProblem."""
-        await self._engine.checkpoint(self._home.of_cluster(record.id))
+        await self._engine.checkpoint(self.folders(record))
 
     async def hold_identities(self, record: ClusterRecord) -> HeldIdentities:
         """Have the engine say who may log in, and let nobody change it; see Engine.hold_identities."""
-        return await self._engine.hold_identities(self._home.of_cluster(record.id))
+        return await self._engine.hold_identities(self.folders(record))
 
     async def set_password(self, record: ClusterRecord, password: Secret) -> None:
         """Give the cluster's user another password in the running engine. May be repeated. Raises EngineProblem."""
         verifier = await self._new_verifier(password)
-        await self._engine.set_password(self._home.of_cluster(record.id), record.username, verifier)
+        await self._engine.set_password(self.folders(record), record.username, verifier)
 
     async def renew_tls(self, record: ClusterRecord, process: EngineProcess) -> None:
         """Have the engine, which must be ready, use the present certificate for those who come from now on.
 
         Raises DiskFull, StorageProblem, EngineMissing.
         """
-        await self._engine.write_tls(await self._instance(record))
+        await self._engine.write_tls(await self.instance(record))
         process.signal(self._engine.reload_signal)
 
     async def reconfigure(self, record: ClusterRecord, process: EngineProcess, capacity: float) -> None:
@@ -220,7 +348,7 @@ class InstanceRunner:
 
         Raises DiskFull, StorageProblem, EngineMissing.
         """
-        await self._engine.write_configuration(await self._instance(record, capacity))
+        await self._engine.write_configuration(await self.instance(record, capacity=capacity))
         self.reload(process)
 
     async def write_capacity(self, record: ClusterRecord, capacity: float) -> bool:
@@ -228,7 +356,7 @@ class InstanceRunner:
 
         Raises DiskFull, StorageProblem, EngineMissing.
         """
-        return await self._engine.write_capacity(await self._instance(record, capacity))
+        return await self._engine.write_capacity(await self.instance(record, capacity=capacity))
 
     def reload(self, process: EngineProcess) -> None:
         """Have an engine that is ready read what was written for it."""
@@ -236,42 +364,67 @@ class InstanceRunner:
 
     async def storage_bytes(self, record: ClusterRecord) -> int:
         """Answer the size of the cluster's files on the disk."""
-        return await asyncio.to_thread(files.tree_bytes, self._home.of_cluster(record.id).root)
+        return await asyncio.to_thread(files.tree_bytes, self.folders(record).root)
 
     def stamp(self, record: ClusterRecord) -> str:
         """Answer what the data looks like from outside; see Engine.stamp."""
-        return self._engine.stamp(self._home.of_cluster(record.id))
+        return self._engine.stamp(self.folders(record))
 
     def ended_cleanly(self, record: ClusterRecord) -> bool:
         """Whether the engine, which has ended, had written everything, so that nothing will have to be recovered."""
-        return self._engine.ended_cleanly(self._home.of_cluster(record.id))
+        return self._engine.ended_cleanly(self.folders(record))
 
     def stop(self, process: EngineProcess) -> None:
         """Tell the engine to end its sessions and stop cleanly."""
         process.signal(self._engine.stop_signal)
+
+    async def kill(self, live: LiveEngine) -> None:
+        """End all of an engine's processes with SIGKILL, whatever state they are in, and wait for the first's end."""
+        live.thaw()
+        for pid in {live.process.pid, *live.group.pids()}:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        await live.process.wait()
 
     async def abort(self, record: ClusterRecord, live: LiveEngine) -> None:
         """Stop the engine at once and wait until all of it is gone. Raises StopFailed."""
         live.thaw()
         live.process.signal(self._engine.abort_signal)
         await asyncio.wait({asyncio.ensure_future(live.process.wait())}, timeout=ABORT_TIMEOUT_S)
-        await leftovers.clear(self._home.of_cluster(record.id).data)
+        await leftovers.clear(self.folders(record).data)
 
     async def erase(self, record: ClusterRecord) -> None:
-        """Remove all files of the cluster. Idempotent. Raises StorageProblem."""
-        folders = self._home.of_cluster(record.id)
-        if folders.data.exists():
-            await leftovers.clear(folders.data)
+        """Remove all files of the cluster, in every zone. Idempotent. Raises StorageProblem."""
+        for copy in record.volume.copies:
+            await self.erase_copy(record, copy)
+        await asyncio.to_thread(files.remove_tree, self._home.of_cluster(record.id))
+
+    async def erase_copy(self, record: ClusterRecord, copy: Copy) -> None:
+        """Remove a copy's files and those of the other copy in its folder. Idempotent. Raises StorageProblem."""
+        folders = self.folders(record, copy)
+        for used in (folders.data, self._home.of_tail(copy)):
+            if used.exists():
+                await leftovers.clear(used)
         await asyncio.to_thread(files.remove_tree, folders.root)
         await asyncio.to_thread(shutil.rmtree, folders.socket, ignore_errors=True)
 
+    async def erase_one(self, record: ClusterRecord, copy: Copy) -> None:
+        """Remove the files of one copy that is a copy no more. Idempotent. Raises StorageProblem."""
+        if copy.kind is CopyKind.TAIL:
+            await asyncio.to_thread(files.remove_tree, self.tail_path(copy))
+        else:
+            folders = self.folders(record, copy)
+            for folder in (folders.data, folders.conf, folders.socket):
+                await asyncio.to_thread(files.remove_tree, folder)
+        self.mark_path(copy).unlink(missing_ok=True)
+
     def log_mark(self, record: ClusterRecord) -> int:
         """Answer the log's present end, for `explain_exit`."""
-        return logfile.size(self._home.of_cluster(record.id).log)
+        return logfile.size(self.folders(record).log)
 
     def explain_exit(self, record: ClusterRecord, ending: str, mark: int) -> str:
         """Answer why an engine ended, from how its process did (`ending`) and from its log since `mark`."""
-        log = self._home.of_cluster(record.id).log
+        log = self.folders(record).log
         said = self._engine.explain_exit(logfile.read_from(log, mark))
         return f"It ended with {ending}: {said}" if said else f"It ended with {ending}; its log is {log}."
 
@@ -280,22 +433,31 @@ class InstanceRunner:
 
         `first` is the engine's first process.
         """
-        return self._engine.killed_processes(logfile.read_from(self._home.of_cluster(record.id).log, mark), first)
+        return self._engine.killed_processes(logfile.read_from(self.folders(record).log, mark), first)
 
     async def keep_log_bounded(self, record: ClusterRecord) -> None:
         """Rotate the engine's log if it has grown too large."""
-        await asyncio.to_thread(logfile.rotate, self._home.of_cluster(record.id).log, max_bytes=self._log_max_bytes)
+        await asyncio.to_thread(logfile.rotate, self.folders(record).log, max_bytes=self._log_max_bytes)
 
     def _library_for_start(self) -> Path | None:
         """Answer the library, unless it has been removed since it was tried out: the loader would only complain."""
         path = self._library.path
         return path if path is not None and path.exists() else None
 
-    async def _instance(self, record: ClusterRecord, capacity: float | None = None) -> Instance:
+    async def instance(
+        self,
+        record: ClusterRecord,
+        *,
+        capacity: float | None = None,
+        copy: Copy | None = None,
+        source: Source | None = None,
+        collected: Path | None = None,
+    ) -> Instance:
+        """Answer a full copy as its engine is to see it; None is the primary. See engines.base.Following."""
         return Instance(
             cluster=record.name,
             installation=await self._installed.choose(record.engine_major),
-            folders=self._home.of_cluster(record.id),
+            folders=self.folders(record, copy),
             account=self._account,
             username=record.username,
             database=record.database,
@@ -304,14 +466,34 @@ class InstanceRunner:
             acu=self._acu,
             library=self._library_for_start(),
             tls=self._tls(),
+            following=self._following(record.volume, copy, source, collected),
+        )
+
+    def _following(
+        self, volume: Volume, copy: Copy | None, source: Source | None, collected: Path | None
+    ) -> Following | None:
+        if len(volume.copies) == 1:
+            return None
+        name = copy.name if copy is not None else volume.primary
+        return Following(
+            copy=name,
+            others=tuple(one.name for one in volume.copies if one.name != name),
+            needed=quorum.rule(len(volume.copies)).followers_needed if volume.is_established else 0,
+            leads=name == volume.primary,
+            source=source,
+            collected=collected,
+            keep_bytes=self._log_keep_bytes,
         )
 
 
-def _group_name(record: ClusterRecord) -> str:
-    return f"zorya-{record.id}"
+def group_name(record: ClusterRecord, copy: Copy | None) -> str:
+    """Answer the name of the control groups of a copy's processes; None is the primary."""
+    chosen = copy or record.volume.copy(record.volume.primary)
+    name = f"zorya-{record.id}" if chosen.zone == ZONES[0] else f"zorya-{record.id}-{chosen.zone}"
+    return name if chosen.kind is CopyKind.FULL else f"{name}-tail"
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Answer a TCP port of 127.0.0.1 that is free now. If it is taken before the engine has it, the start fails."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -55,6 +55,7 @@ class Action(StrEnum):
     NOTE_EXIT = "note exit"
     BEGIN_DELETE = "begin delete"
     ABORT = "abort"
+    KILL = "kill"
     ERASE = "erase"
     END = "end"
 
@@ -90,6 +91,12 @@ class Situation:
     """How long it has been frozen; 0 if it is not."""
     reclaim_after_s: float | None
     """After how long the memory of a frozen engine is given back; None when it was, or cannot be."""
+    primary_problem: str
+    """Why the engine cannot go on though its process is there, as a sentence; empty when it can."""
+    mends: str
+    """What is being done for a copy of its volume that comes before any sleep, as a sentence; empty if nothing is."""
+    recovers: bool
+    """Whether its engine was lost while other copies can go on: it is brought back without being wanted."""
     password_due_in_s: float | None
     """When the engine is to be given a new password; None when there is none for it."""
     checkpointed: bool
@@ -149,6 +156,8 @@ def _decide_compute(now: Situation) -> Decision:
 def _while_down(now: Situation) -> Decision:
     if now.waiters and not now.server_stops:
         return Decision(action=Action.START, reason=_wanted(now))
+    if now.recovers and now.compute is Compute.STOPPED and not now.server_stops:
+        return Decision(action=Action.START, reason="Its engine was lost, and its copies are there.")
     # One that failed is not tried again and again: the next who wants it has it tried.
     if now.always_runs and now.compute is Compute.STOPPED and not now.server_stops:
         return Decision(action=Action.START, reason="It is provisioned, and always runs.")
@@ -170,6 +179,8 @@ def _while_resuming(now: Situation) -> Decision:
 def _while_running(now: Situation) -> Decision:
     if now.process in {Process.ABSENT, Process.ENDED}:
         return Decision(action=Action.NOTE_EXIT, reason="The engine ended without being asked to.")
+    if now.primary_problem:
+        return Decision(action=Action.KILL, reason=now.primary_problem)
     if now.stop_wish is StopWish.WHEN_UNUSED and now.sessions:
         if now.look_in_s <= 0:
             return Decision(action=Action.LOOK, reason="The last session may have ended.")
@@ -190,6 +201,8 @@ def _while_running(now: Situation) -> Decision:
 def _while_frozen(now: Situation) -> Decision:
     if now.process in {Process.ABSENT, Process.ENDED}:
         return Decision(action=Action.NOTE_EXIT, reason="The engine ended while it was frozen.")
+    if now.primary_problem:
+        return Decision(action=Action.KILL, reason=now.primary_problem)
     if now.visitors or now.waiters:
         return Decision(action=Action.THAW, reason=_wanted(now))
     if now.stop_wish is StopWish.WHEN_UNUSED and now.sessions:
@@ -210,11 +223,13 @@ def _while_frozen(now: Situation) -> Decision:
 
 
 def _pause_is_due(now: Situation) -> bool:
-    return now.pause_after_s is not None and not now.sessions and now.idle_s >= now.pause_after_s
+    if now.pause_after_s is None or now.sessions or now.mends:
+        return False
+    return now.idle_s >= now.pause_after_s
 
 
 def _freeze_is_due(now: Situation) -> bool:
-    if now.freeze_after_s is None or now.visitors or now.waiters or now.freeze_blocked_s > 0:
+    if now.freeze_after_s is None or now.visitors or now.waiters or now.freeze_blocked_s > 0 or now.mends:
         return False
     return now.quiet_s >= now.freeze_after_s
 

@@ -247,6 +247,11 @@ class LiveEngine:
         self.look_at_s = self.frozen_at_s + LISTEN_EVERY_S
         return ""
 
+    def block_freeze(self, why: str) -> None:
+        """Have no freeze tried for a while, for what is no doing of this engine's."""
+        self.freeze_problem = why
+        self.freeze_blocked_until_s = self._clock.monotonic_s() + FREEZE_AGAIN_S
+
     def _note_failure(self, error: errors.EngineProblem) -> str:
         """Keep what was in the way of a freeze, and try none for a while. What the host cannot do is warned of once."""
         if isinstance(error, errors.FreezeFailed) and error.message != self.freeze_problem:

@@ -6,7 +6,9 @@ from typing import TypeVar
 from zorya.control import access, capacities
 from zorya.control.record import ClusterRecord
 from zorya.control.view import UNCHANGED, ModifyRequest, Unchanged
+from zorya.core import errors
 from zorya.core.model import Access, Mode, WakeOn
+from zorya.storage import placement
 
 _T = TypeVar("_T")
 
@@ -39,11 +41,25 @@ def checked(request: ModifyRequest) -> ModifyRequest:
             capacities.check(value)
     if request.max_clients is not UNCHANGED:
         access.check_max_clients(request.max_clients)
+    if request.copies is not UNCHANGED:
+        check_copies(request.copies)
     return request if request.allow is UNCHANGED else replace(request, allow=access.parse_allow(request.allow))
 
 
+def check_copies(copies: int) -> None:
+    """Raise InvalidInput when a volume cannot have so many copies."""
+    if copies not in placement.CHOICES:
+        *some, last = map(str, placement.CHOICES)
+        raise errors.InvalidInput(
+            f"A volume cannot have {copies} copies.", hint=f"Choose {', '.join(some)} or {last} copies."
+        )
+
+
 def apply(record: ClusterRecord, request: ModifyRequest) -> ClusterRecord:
-    """Answer the record as a checked request wants it. Raises InvalidInput when its parts do not fit together."""
+    """Answer the record as a checked request wants it. Raises InvalidInput when its parts do not fit together.
+
+    The number of copies is left as it is: the owner changes the volume, since copies have to be made or removed for it.
+    """
     before = record.access
     mode = _or(request.mode, record.mode)
     least, most, fixed = _capacities(record, request, mode)

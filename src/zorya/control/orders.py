@@ -4,23 +4,37 @@
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from zorya.control import modify, passwords
 from zorya.control.autoscaler import Autoscaler
 from zorya.control.edits import Edits
 from zorya.control.endpoint import ClusterEndpoint
 from zorya.control.events import EventKind
+from zorya.control.failover import Failover
 from zorya.control.lifecycle import StopWish
 from zorya.control.passwords import PasswordChange
 from zorya.control.record import ClusterRecord
 from zorya.control.resume import Resume
+from zorya.control.scrub import Scrub
 from zorya.control.sizing import Sizing
 from zorya.control.sleep import Sleep
 from zorya.control.surroundings import Surroundings
-from zorya.control.view import LoadView, ModifyRequest, OperationView, ScalingView
+from zorya.control.view import (
+    CopyView,
+    LoadView,
+    ModifyRequest,
+    OperationView,
+    ScalingView,
+    VerifyView,
+    VolumeView,
+)
 from zorya.core import errors, failpoints, logging
-from zorya.core.model import Compute, Handoff, Status
+from zorya.core.model import Compute, Entrance, Handoff, Status
+from zorya.core.volume import Copy, CopyState
+from zorya.storage import placement, quorum
 
 _log = logging.get("zorya.control")
 
@@ -40,8 +54,17 @@ class ClusterOrders(ClusterEndpoint):
         """Own the cluster of this record; `run` does the work."""
         super().__init__(record, revision=revision, surroundings=surroundings)
         self.endpoint_problem = ""
+        self.reader_problem = ""
         self._autoscaler = autoscaler
         self._sizing = Sizing(surroundings, standing=self._standing, seat=self._seat, changed=self._changed.set)
+        self._failover = Failover(surroundings, standing=self._standing, seat=self._seat, copies=self._copies)
+        self._scrub = Scrub(
+            surroundings,
+            standing=self._standing,
+            seat=self._seat,
+            copies=self._copies,
+            failover=self._failover,
+        )
         self._resume = Resume(
             surroundings,
             standing=self._standing,
@@ -50,6 +73,9 @@ class ClusterOrders(ClusterEndpoint):
             waiting=self._waiting,
             saved=self._saved,
             sizing=self._sizing,
+            copies=self._copies,
+            failover=self._failover,
+            scrub=self._scrub,
         )
         self._sleep = Sleep(
             surroundings,
@@ -59,6 +85,7 @@ class ClusterOrders(ClusterEndpoint):
             waiting=self._waiting,
             login_failed=self.login_failed,
             changed=self._changed.set,
+            copies=self._copies,
         )
         self._password = PasswordChange(self._runner, self._standing)
         self._edits = Edits(self._standing, changed=self._changed.set)
@@ -68,6 +95,57 @@ class ClusterOrders(ClusterEndpoint):
         self._failure: errors.ZoryaError | None = None
         self._retries = False
         self._stops = 0
+        self._is_resized = False
+
+    # What the volume is.
+
+    @property
+    def volume(self) -> VolumeView:
+        """The volume as it is now."""
+        volume = self.record.volume
+        health, reason = self._copies.health
+        return VolumeView(
+            copies=len(volume.copies),
+            current=self._copies.current,
+            needed=quorum.rule(len(volume.copies)).write if volume.is_established else 1,
+            health=health.value,
+            reason=reason,
+            epoch=volume.epoch.number,
+            primary=volume.primary,
+        )
+
+    @property
+    def copies(self) -> Sequence[CopyView]:
+        """The copies as they were seen last, by name."""
+        volume = self.record.volume
+        return [
+            self._primary_view(one) if one.name == volume.primary else self._copies.members[one.name].view()
+            for one in sorted(volume.copies, key=lambda one: one.name)
+        ]
+
+    def _primary_view(self, copy: Copy) -> CopyView:
+        rest = self._copies.rest
+        position = self._copies.flushed or (rest.position if rest is not None else None)
+        return CopyView(
+            name=copy.name,
+            zone=copy.zone,
+            kind=copy.kind,
+            is_primary=True,
+            state=CopyState.CURRENT,
+            reason="",
+            position=position,
+            lag_bytes=0,
+            lag_s=0.0,
+            progress=None,
+            verified_at=self._copies.primary_verified_at,
+            folder=str(self._runner.folders(self.record, copy).root),
+        )
+
+    def reader_entrance(self, max_lag_s: float, turn: int) -> Entrance | None:
+        """Answer how to get into one of the copies that serve those who only read; see Copies.reader_entrance."""
+        if self._seat.entrance is None or self.record.compute is not Compute.RUNNING:
+            return None
+        return self._copies.reader_entrance(max_lag_s, turn)
 
     # What the fleet asks.
 
@@ -181,6 +259,51 @@ class ClusterOrders(ClusterEndpoint):
         self._changed.set()
         await self._autoscaler.settle()
 
+    async def resize(self, copies: int, folder_of: Callable[[str], Path], reader_port: int | None) -> None:
+        """Give the volume another number of copies; those that it lacks are made while it serves.
+
+        Raises InvalidInput, Conflict, DiskFull, HomeUnusable, StartFailed.
+        """
+        if copies == len(self.record.volume.copies):
+            return
+        # A visitor: so it neither pauses nor freezes before they are being made.
+        self.enter()
+        try:
+            await self.wake()
+            await self._edit(
+                lambda record: _resized(record, copies, folder_of, reader_port), EventKind.MODIFIED, _describe_resize
+            )
+            self._is_resized = True
+            self._changed.set()
+            await self._until(lambda: not self._is_resized or self._ends)
+        finally:
+            self.leave()
+
+    async def verify(self) -> VerifyView:
+        """See facade.Clusters.verify."""
+        return await self._scrub.verify()
+
+    async def recover(self, *, accept_data_loss: bool) -> None:
+        """See facade.Clusters.recover."""
+        if not self._failover.is_refused:
+            raise errors.Conflict(
+                f"Cluster {self.name} has enough copies to know what was committed.",
+                hint=f"`zorya resume {self.name}` starts it.",
+            )
+        if not accept_data_loss:
+            raise errors.InvalidInput(
+                f"Cluster {self.name} would go on from what is left, and may lack what was committed last.",
+                hint="Bring back the missing copies, or use --accept-data-loss.",
+            )
+        self._failover.accepts_loss = True
+        self._failover.reason = "It was told to go on from what is left."
+        self.enter()
+        try:
+            await self.wake()
+        finally:
+            self.leave()
+        await self._standing.tell(EventKind.DATA_LOSS_ACCEPTED, "Commits may be missing.")
+
     async def set_capacity(self, capacity: float) -> None:
         """Give it this capacity now; see facade.Clusters.set_capacity."""
         if self.record.is_provisioned:
@@ -284,6 +407,8 @@ class ClusterOrders(ClusterEndpoint):
     async def let_go(self) -> None:
         """Leave the engine running, as when the server is ended by force. Nobody watches its sessions: it is thawed."""
         await self._pause.release()
+        await self._scrub.give_way()
+        await self._copies.let_go()
         await self._seat.let_go()
         await self._standing.journal.flush()
 
@@ -298,3 +423,18 @@ class ClusterOrders(ClusterEndpoint):
     @property
     def _freeze_after_s(self) -> float | None:
         return None if self.record.is_provisioned else self.record.freeze_after_s
+
+
+def _resized(
+    record: ClusterRecord, copies: int, folder_of: Callable[[str], Path], reader_port: int | None
+) -> ClusterRecord:
+    """Answer the record with so many copies. Raises Conflict where the primary is not in the first zone."""
+    try:
+        volume = placement.resize(record.volume, copies, folder_of)
+    except ValueError as error:
+        raise errors.Conflict(f"{record.name} cannot have {copies} copies now: {error}.") from error
+    return replace(record, volume=volume, reader_port=reader_port if copies > 1 else None)
+
+
+def _describe_resize(before: ClusterRecord, after: ClusterRecord) -> str:
+    return f"Its volume has {len(after.volume.copies)} copies, and had {len(before.volume.copies)}."

@@ -6,6 +6,7 @@ while it is stopped.
 """
 
 from zorya.control.attendance import Attendance
+from zorya.control.copies import Copies
 from zorya.control.identities import SavedIdentities
 from zorya.control.lifecycle import Process, StopWish
 from zorya.control.seat import Seat
@@ -32,6 +33,7 @@ class Pause:
         attendance: Attendance,
         waiting: WaitingRoom,
         saved: SavedIdentities,
+        copies: Copies,
     ) -> None:
         """None is wanted yet."""
         self.wish = StopWish.NONE
@@ -45,6 +47,7 @@ class Pause:
         self._attendance = attendance
         self._waiting = waiting
         self._saved = saved
+        self._copies = copies
         self._signalled_s = 0.0
         self._held: HeldIdentities | None = None
 
@@ -59,7 +62,9 @@ class Pause:
 
     async def begin(self, reason: str) -> None:
         """Let nobody in any more."""
+        self._copies.thaw()
         self._seat.held().thaw()
+        await self._copies.hold()
         self._seat.entrance = None
         self.checkpointed = False
         self.counted_sessions = 0
@@ -74,6 +79,7 @@ class Pause:
         self._attendance.begin_idling(now_s)
         self._seat.entrance = self._runner.entrance(self._standing.record, live.process)
         live.look_soon()
+        self._copies.go_on()
         event = self._standing.apply_compute(Cause.WANTED, reason)
         if self._seat.entrance is not None:
             self._waiting.settle(self._seat.entrance)

@@ -3,10 +3,12 @@
 import json
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from zorya.core.capacity import Bounds
 from zorya.core.model import Access, Compute, EngineKind, Mode, ProcessIdentity, Secret, Status, WakeOn
+from zorya.core.volume import Copy, CopyKind, Epoch, Volume
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +41,9 @@ class ClusterRecord:
     created_at: datetime
     process: ProcessIdentity | None
     """The engine's process, as far as it is known; what the host shows wins."""
+    volume: Volume
+    reader_port: int | None
+    """Where those who only read are served; None where the volume has one copy."""
 
     @property
     def is_provisioned(self) -> bool:
@@ -59,6 +64,8 @@ def to_json(record: ClusterRecord) -> str:
     values["password"] = record.password.value
     values["next_password"] = record.next_password.value if record.next_password else None
     values["created_at"] = record.created_at.isoformat()
+    for copy in values["volume"]["copies"]:
+        copy["folder"] = str(copy["folder"])
     return json.dumps(values)
 
 
@@ -82,5 +89,16 @@ def from_json(text: str) -> ClusterRecord:
         ),
         created_at=datetime.fromisoformat(values.pop("created_at")),
         process=ProcessIdentity(**process) if process else None,
+        volume=_volume(values.pop("volume")),
+        **values,
+    )
+
+
+def _volume(values: dict[str, Any]) -> Volume:
+    copies = values.pop("copies")
+    epochs = values.pop("epochs")
+    return Volume(
+        copies=tuple(Copy(zone=one["zone"], kind=CopyKind(one["kind"]), folder=Path(one["folder"])) for one in copies),
+        epochs=tuple(Epoch(**one) for one in epochs),
         **values,
     )

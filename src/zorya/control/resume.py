@@ -3,8 +3,13 @@
 import asyncio
 
 from zorya.control.attendance import Attendance
+from zorya.control.copies import Copies
+from zorya.control.failover import Failover
 from zorya.control.identities import SavedIdentities
+from zorya.control.instance import free_port
 from zorya.control.lifecycle import Process
+from zorya.control.live import LiveEngine
+from zorya.control.scrub import Scrub
 from zorya.control.seat import Seat
 from zorya.control.sizing import Sizing
 from zorya.control.standing import Standing
@@ -12,7 +17,8 @@ from zorya.control.states import Cause
 from zorya.control.surroundings import Surroundings
 from zorya.control.waiting import WaitingRoom
 from zorya.core import errors, failpoints, logging
-from zorya.core.model import Compute
+from zorya.core.model import Compute, Entrance
+from zorya.engines.base import Source
 
 _log = logging.get("zorya.control")
 
@@ -30,6 +36,9 @@ class Resume:
         waiting: WaitingRoom,
         saved: SavedIdentities,
         sizing: Sizing,
+        copies: Copies,
+        failover: Failover,
+        scrub: Scrub,
     ) -> None:
         """None is under way yet."""
         self._runner = surroundings.runner
@@ -40,6 +49,9 @@ class Resume:
         self._waiting = waiting
         self._saved = saved
         self._sizing = sizing
+        self._copies = copies
+        self._failover = failover
+        self._scrub = scrub
         self._reload = False
 
     async def start(self, reason: str) -> None:
@@ -48,6 +60,7 @@ class Resume:
         # the server dies in between, the data folder itself tells the next one of the engine. So it is with the removal
         # of the saved identities: it has to be durable before a client can change any, not before the launch.
         standing, seat = self._standing, self._seat
+        await self._scrub.give_way()
         again = standing.record.compute is Compute.RESUMING
         event = None if again else standing.apply_compute(Cause.WANTED, reason)
         seat.log_mark = self._runner.log_mark(standing.record)
@@ -57,7 +70,10 @@ class Resume:
             writes.append(asyncio.create_task(self._saved.be_forgotten(), name=f"{standing.name}: forget identities"))
             await failpoints.reached("resume.begun")
             self._sizing.choose_first()
-            live = await self._runner.start(standing.record, standing.capacity)
+            before = standing.record.volume.primary
+            live = await self._bring_up()
+            if standing.record.volume.primary != before:
+                seat.log_mark = self._runner.log_mark(standing.record)
             seat.take(live, Process.STARTING)
             self._sizing.begin(live)
             standing.note_process(live.process.identity)
@@ -67,6 +83,45 @@ class Resume:
             if isinstance(outcome, BaseException):
                 raise outcome
         await failpoints.reached("resume.started")
+
+    async def _bring_up(self) -> LiveEngine:
+        """Start the primary, or make another copy the primary; have the others follow it."""
+        if self._copies.is_alone:
+            return await self._runner.start(self._standing.record, self._standing.capacity, port=free_port())
+        if self._failover.is_unfinished:
+            await self._failover.finish()
+        self._failover.reason = self._failover.reason or self._copies.why_not_in_place()
+        if not self._failover.reason:
+            try:
+                return await self._start_in_place()
+            except (errors.StorageProblem, errors.StartFailed) as error:
+                if not self._failover.may_help():
+                    raise
+                self._failover.reason = str(error)
+        live = await self._failover.run()
+        await self._runner.reconfigure(self._standing.record, live.process, self._standing.capacity)
+        entrance = self._runner.entrance(self._standing.record, live.process)
+        if entrance is not None:
+            self._copies.begin(self.source_of(entrance))
+        return live
+
+    async def _start_in_place(self) -> LiveEngine:
+        record, port = self._standing.record, free_port()
+        self._copies.begin(Source(socket=self._runner.folders(record).socket, port=port))
+        try:
+            live = await self._runner.start(record, self._standing.capacity, port=port)
+        except BaseException:
+            await self._copies.hold()
+            raise
+        entrance = self._runner.entrance(record, live.process)
+        if entrance is not None and entrance.address.port != port:
+            # It ran already.
+            self._copies.begin(self.source_of(entrance))
+        return live
+
+    def source_of(self, entrance: Entrance) -> Source:
+        """Answer where the primary that is up gives its log away."""
+        return Source(socket=self._runner.folders(self._standing.record).socket, port=entrance.address.port)
 
     async def await_ready(self) -> None:
         """Wait until the engine is ready, or for ever."""
@@ -88,6 +143,8 @@ class Resume:
             # It was ready and is stopping already; its end will be noticed.
             seat.phase = Process.STARTING
             return
+        if not self._copies.is_begun:
+            self._copies.begin(self.source_of(seat.entrance))
         self._attendance.begin_idling(self._clock.monotonic_s())
         event = standing.apply_compute(Cause.READY, f"The engine is process {process.pid}.")
         # The clients go first: they need not wait until it is written that they need not wait.
@@ -103,6 +160,8 @@ class Resume:
         if seat.live is not None:
             await self._runner.abort(standing.record, seat.live)
         await seat.clear()
+        await self._copies.end()
+        await self._copies.compare()
         self._attendance.lose_engine(self._clock.monotonic_s())
         event = standing.apply_compute(Cause.START_FAILED, str(error))
         self._waiting.settle(error)
@@ -116,6 +175,7 @@ class Resume:
         live = self._seat.live
         if live is not None and self._seat.phase is Process.READY:
             await self._runner.renew_tls(self._standing.record, live.process)
+            await self._copies.renew_tls()
         elif self._standing.record.compute is Compute.RESUMING:
             # A signal could end it before it is ready.
             self._reload = True

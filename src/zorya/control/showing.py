@@ -11,6 +11,7 @@ def view(
     engine_version: str,
     engine_log: str,
     endpoint: Address,
+    reader_endpoint: Address | None,
     attach: str,
     attach_reason: str,
     acu_s: float,
@@ -54,5 +55,8 @@ def view(
         engine_log=engine_log,
         pauses_in_s=owner.pauses_in_s,
         operation=owner.operation,
+        volume=owner.volume,
+        reader_endpoint=reader_endpoint,
+        reader_problem=owner.reader_problem,
         created_at=record.created_at,
     )

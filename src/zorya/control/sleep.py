@@ -6,6 +6,7 @@
 from collections.abc import Callable
 
 from zorya.control.attendance import Attendance
+from zorya.control.copies import Copies
 from zorya.control.seat import Seat
 from zorya.control.standing import Standing
 from zorya.control.states import Cause
@@ -27,6 +28,7 @@ class Sleep:
         waiting: WaitingRoom,
         login_failed: Callable[[str, str], None],
         changed: Callable[[], None],
+        copies: Copies,
     ) -> None:
         """`login_failed` is called with the address and the role of each login that the engine has turned down."""
         self._around = surroundings
@@ -37,12 +39,17 @@ class Sleep:
         self._waiting = waiting
         self._login_failed = login_failed
         self._changed = changed
+        self._copies = copies
 
     async def look(self) -> None:
         """See what sessions there are, whether the engine rests, and who could not log in."""
         live, of_unseen = self._seat.held(), self._attendance.seen_by_look_at(self._clock.monotonic_s())
-        await live.look(self._standing.record.freeze_after_s)
-        self._attendance.see(live.counted, of_unseen=of_unseen, now_s=self._clock.monotonic_s())
+        freeze_after_s = self._standing.record.freeze_after_s
+        await live.look(freeze_after_s)
+        for reader in self._copies.lives:
+            await reader.look(freeze_after_s)
+        counted = live.counted + sum(reader.counted for reader in self._copies.lives)
+        self._attendance.see(counted, of_unseen=of_unseen, now_s=self._clock.monotonic_s())
         for failed in await live.failed_logins():
             address = self._around.login_failed(self._standing.name, failed.address, failed.port, failed.role)
             self._login_failed(address, failed.role)
@@ -51,8 +58,14 @@ class Sleep:
         """Freeze the engine, unless a client comes first. Those who come meanwhile wait for the outcome."""
         live, entrance = self._seat.held(), self._seat.entrance
         assert entrance is not None
-        ports = {self._standing.record.port, entrance.address.port, *self._around.shared_ports}
+        record = self._standing.record
+        ports = {record.port, entrance.address.port, *self._around.shared_ports}
         refused = await live.try_freeze(ports, self._changed, hindrance=self._around.guard.problem)
+        if not refused and live.process.alive:
+            refused = await self._copies.try_freeze(self._changed)
+            if refused:
+                live.thaw()
+                live.block_freeze(refused)
         if refused:
             if self._seat.entrance is not None:
                 self._waiting.settle(self._seat.entrance)
@@ -63,6 +76,7 @@ class Sleep:
     def thaw(self, reason: str) -> None:
         """Let the engine go on."""
         # The engine first, then those who want it, then the record: nobody needs to wait for the disk.
+        self._copies.thaw()
         self._seat.held().thaw()
         event = self._standing.apply_compute(Cause.WANTED, reason)
         if self._seat.entrance is not None:

@@ -42,6 +42,12 @@ class Surroundings:
     """Whether clusters may use cores beyond their present capacity while those are free."""
     capacity_hold_s: float
     """How long a capacity that was set by hand stays."""
+    log_keep_bytes: int
+    """How much log is kept for a copy that has fallen behind or is gone."""
+    log_retention_s: float
+    """How long tails keep log that nothing needs any more."""
+    rebuild_max_kib_s: int | None
+    """How much the making of a new copy may read and write in a second; None is any."""
     meters: Meters
     shared_ports: Set[int]
     """Ports beside the clusters' own at which clients' connections may end."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from zorya.core import errors, files, location
 from zorya.core.account import Account
+from zorya.core.volume import ZONES, Copy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,11 +18,8 @@ class ClusterFolders:
     conf: Path
     log: Path
     socket: Path
-
-    @property
-    def identities(self) -> Path:
-        """Who may log in, as known when the engine stopped; there only while that is certain."""
-        return self.root / "identities.json"
+    identities: Path
+    """Who may log in, as known when the engine stopped; there only while that is certain."""
 
     @property
     def inlet(self) -> Path:
@@ -105,23 +103,54 @@ class Home:
         """One folder a cluster, named by its id."""
         return self.root / "clusters"
 
-    def of_cluster(self, cluster_id: str) -> ClusterFolders:
-        """Answer where a cluster's files are."""
-        root = self.clusters / cluster_id
+    def of_cluster(self, cluster_id: str) -> Path:
+        """Answer the folder of what there is of a cluster once, however many copies its volume has."""
+        return self.clusters / cluster_id
+
+    def identities(self, cluster_id: str) -> Path:
+        """Answer where it is kept who may log in to a cluster while its engine does not run."""
+        return self.of_cluster(cluster_id) / "identities.json"
+
+    def zone_folder(self, cluster_id: str, zone: str, chosen: Path | None) -> Path:
+        """Answer where a cluster's new copies in a zone are to be: relative to the home if it is in it.
+
+        `chosen` is the folder that the operator has chosen for the zone, if any.
+        """
+        if chosen is not None:
+            return chosen / cluster_id
+        # The first zone's is where volumes of one copy have always been.
+        return Path("clusters", cluster_id) if zone == ZONES[0] else Path("zones", zone, cluster_id)
+
+    def of_copy(self, cluster_id: str, copy: Copy) -> ClusterFolders:
+        """Answer where a full copy of a cluster's volume is."""
+        root = self.root / copy.folder
         return ClusterFolders(
             root=root,
             data=root / "data",
             conf=root / "conf",
             log=root / "log" / "engine.log",
-            socket=self.run / cluster_id,
+            socket=self.run / (cluster_id if copy.zone == ZONES[0] else f"{cluster_id}-{copy.zone}"),
+            identities=self.identities(cluster_id),
         )
+
+    def of_tail(self, copy: Copy) -> Path:
+        """Answer where a tail copy has its log."""
+        return self.root / copy.folder / "tail"
+
+    def collected(self, copy: Copy) -> Path:
+        """Answer where the log is put that a full copy is given before it becomes the primary."""
+        return self.root / copy.folder / "collected"
+
+    def mark(self, copy: Copy) -> Path:
+        """Answer where a copy keeps which epoch it has joined."""
+        return self.root / copy.folder / f"{copy.kind}.json"
 
     def ensure(self, account: Account) -> None:
         """Make the home and its folders. Idempotent.
 
         Raises HomeUnusable when the home cannot be made, read, written or reached by the engines' account.
         """
-        longest = self.run / "12345678" / "handoff" / ".s.PGSQL.65535"
+        longest = self.run / "12345678-b" / "handoff" / ".s.PGSQL.65535"
         if len(os.fsencode(longest)) > files.MAX_SOCKET_PATH:
             raise errors.HomeUnusable(
                 f"The home {self.root} has too long a path: a Unix socket's may have {files.MAX_SOCKET_PATH} bytes.",
@@ -131,7 +160,7 @@ class Home:
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             files.ensure_folder(self.root, mode=passage, group=account)
-            for folder in (self.run, self.clusters, self.templates):
+            for folder in (self.run, self.clusters, self.templates, self.root / "zones"):
                 files.ensure_folder(folder, mode=passage, group=account)
             files.ensure_folder(self.engines, mode=0o750 if account.is_other else 0o700, group=account)
             files.ensure_folder(self.server_log.parent, mode=0o700)

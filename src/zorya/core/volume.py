@@ -54,6 +54,8 @@ class Epoch:
     """The time for which one copy is the primary."""
 
     number: int
+    copy: str
+    """The name of that copy."""
     timeline: int | None
     """The engine's own number for the branch of the log; None until the copy has become the primary."""
     begins_at: int | None

@@ -168,6 +168,8 @@ class LogEnd:
     """That of the last record."""
     position: int
     """Where the last whole record ends, in bytes."""
+    last: int | None = None
+    """Where the last whole record begins, where that is known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -254,6 +256,9 @@ class Replication(Protocol):
         Its log goes on in a timeline of its own. May be repeated. Raises NotReady, EngineProblem.
         """
 
+    async def let_go(self, folders: ClusterFolders) -> None:
+        """Hold nothing of the engine there any more; it is about to end, or is gone. May be repeated."""
+
     def timeline(self, folders: ClusterFolders) -> tuple[int, int]:
         """Answer the timeline that a full copy's log is in, running or not, and the position at which that begins.
 
@@ -299,7 +304,9 @@ class Replication(Protocol):
     async def verify_data(self, instance: Instance, *, max_kib_s: int | None) -> Sequence[str]:
         """Check the checksum of every page of a full copy that does not run; answer what is damaged, as sentences."""
 
-    async def verify_log(self, installation: Installation, folder: Path, *, begin: int, end: int | None) -> Sequence[str]:
+    async def verify_log(
+        self, installation: Installation, folder: Path, *, begin: int, end: int | None
+    ) -> Sequence[str]:
         """Check every record of a tail, or a full copy's folder of log, from `begin` on; answer what is damaged.
 
         None ends where the log does.
@@ -340,7 +347,10 @@ class Engine(Protocol):
     """Stops at once; the next start recovers."""
     reload_signal: signal.Signals
     """Has it read its configuration and certificate anew; sessions go on. What it cannot use, it leaves as it was."""
-    replication: Replication
+
+    @property
+    def replication(self) -> Replication:
+        """How copies of a volume come by their log."""
 
     def find(self) -> Sequence[Installation]:
         """Answer the installations on this host, the preferred first. Runs programs; blocking."""

@@ -24,6 +24,7 @@ WITH processes AS (
     SELECT pid, datid, backend_type, state, state_change, wait_event_type, wait_event, client_addr,
            backend_type IN ('client backend', 'walsender')
            AND (usesysid = {_BOOTSTRAP_SUPERUSER} AND application_name = '{admin.APPLICATION}') IS NOT TRUE
+           AND (backend_type = 'walsender' AND client_addr IS NULL) IS NOT TRUE
            AS is_session
     FROM pg_catalog.pg_stat_activity
 )
@@ -50,8 +51,12 @@ SELECT pg_catalog.array_agg(pid) AS listed,
            ]), '{{}}')
            FROM (SELECT DISTINCT datid FROM processes WHERE is_session AND datid IS NOT NULL) AS databases
        ) AS blocks,
-       pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), '0/0')::pg_catalog.int8 AS log_position,
-       pg_catalog.pg_current_wal_insert_lsn() <= pg_catalog.pg_current_wal_flush_lsn() AS log_flushed
+       pg_catalog.pg_wal_lsn_diff(
+           CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+                ELSE pg_catalog.pg_current_wal_insert_lsn() END, '0/0'
+       )::pg_catalog.int8 AS log_position,
+       CASE WHEN pg_catalog.pg_is_in_recovery() THEN true
+            ELSE pg_catalog.pg_current_wal_insert_lsn() <= pg_catalog.pg_current_wal_flush_lsn() END AS log_flushed
 FROM processes
 """  # noqa: S608 - both are constants
 """Zorya's own connections are no sessions; nobody else can be its administrator, whatever name they give themselves.

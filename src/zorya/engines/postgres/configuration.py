@@ -10,10 +10,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from zorya.core.capacity import Acu, Bounds
+from zorya.core.volume import ZONES, CopyKind
+from zorya.engines.base import Following
 from zorya.engines.postgres import server_log, sizes
 
 ADMIN = "zorya_admin"
 """The superuser that Zorya works as; it can connect over the Unix socket only, and only from Zorya's own user."""
+
+REPLICA = "zorya_copies"
+"""The role as which copies follow the primary: it may replicate, and read what a rewind needs to, and nothing else."""
+
+CREATE_REPLICA = f"CREATE ROLE {REPLICA} LOGIN REPLICATION"
+GRANT_REPLICA = (
+    # What pg_rewind needs (manual, "pg_rewind", Notes).
+    "GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_dir(text, boolean, boolean),"
+    " pg_catalog.pg_stat_file(text, boolean), pg_catalog.pg_read_binary_file(text),"
+    f" pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean) TO {REPLICA}"
+)
 
 SETTINGS_FILE = "postgresql.conf"
 CAPACITY_FILE = "capacity.conf"
@@ -32,6 +45,12 @@ _HEADER = "# Written by Zorya before each start; changes made here are lost.\n"
 _CAPACITY_HEADER = "# Written by Zorya whenever the capacity changes; changes made here are lost.\n"
 
 
+def is_copy_name(name: str) -> bool:
+    """Whether a replication slot of this name can be one of a copy."""
+    zone, _, kind = name.partition("_")
+    return zone in ZONES and kind in set(CopyKind)
+
+
 def render_settings(
     *,
     cluster: str,
@@ -41,6 +60,7 @@ def render_settings(
     acu: Acu,
     login_timeout_s: float,
     tls_min_version: str | None,
+    following: Following | None,
 ) -> str:
     """Answer the settings file, which includes `render_capacity`'s. `sockets` are the folders of its Unix sockets.
 
@@ -69,6 +89,7 @@ def render_settings(
         "datestyle": "'iso, mdy'",
         "lc_messages": "'C'",
         "default_text_search_config": "'pg_catalog.english'",
+        **(_following(following) if following is not None else {}),
     }
     # A name that is no path is looked for beside the file that it stands in.
     return f"{_HEADER}{_lines(settings)}include_if_exists = '{CAPACITY_FILE}'\n"
@@ -77,6 +98,49 @@ def render_settings(
 def render_capacity(capacity: float, bounds: Bounds, acu: Acu) -> str:
     """Answer the file of the settings that follow the capacity, which is in ACUs."""
     return _CAPACITY_HEADER + _lines(sizes.following(capacity, bounds, acu))
+
+
+def _following(following: Following) -> dict[str, str]:
+    """Answer the settings of one of several copies.
+
+    Each full copy has those of a primary, with its own others, so that they hold from the moment in which it becomes
+    one. The time limits are off: a cluster may be frozen for hours, and Zorya itself watches the copies.
+    """
+    names = ", ".join(f'"{name}"' for name in following.others)
+    settings = {
+        "wal_level": "replica",
+        "hot_standby": "on",
+        "max_wal_senders": "16",
+        "max_replication_slots": "16",
+        "synchronous_standby_names": _quote(f"ANY {following.needed} ({names})" if following.needed else ""),
+        "synchronous_commit": "on",
+        "wal_sender_timeout": "0",
+        "wal_receiver_timeout": "0",
+        "wal_receiver_status_interval": "1s",
+        "wal_retrieve_retry_interval": "100ms",
+        "max_slot_wal_keep_size": f"{following.keep_bytes // 1024**2}MB",
+        "hot_standby_feedback": "on",
+        "max_standby_streaming_delay": "30s",
+        "recovery_target_timeline": "'latest'",
+        "primary_slot_name": _quote(following.copy),
+        "primary_conninfo": "''",
+        "restore_command": "''",
+    }
+    if following.source is not None and not following.leads:
+        source = following.source
+        settings["primary_conninfo"] = _quote(
+            f"host={_in_conninfo(str(source.socket))} port={source.port} user={REPLICA}"
+            f" application_name={following.copy}"
+        )
+    if following.collected is not None:
+        # A file that is not there is no failure: the log goes on elsewhere, or ends.
+        settings["restore_command"] = _quote(f'cp "{str(following.collected).replace("%", "%%")}/%f" "%p" 2>/dev/null')
+    return settings
+
+
+def _in_conninfo(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def _lines(settings: Mapping[str, str]) -> str:
@@ -104,30 +168,37 @@ def tls_environment(min_version: str | None) -> Mapping[str, str]:
     return {"OPENSSL_ENABLE_SHA1_SIGNATURES": "1"} if min_version in _SIGNED_WITH_SHA1 else {}
 
 
-def render_access() -> str:
+def render_access(*, replicates: bool) -> str:
     """Answer pg_hba.conf: Zorya alone on the Unix socket, everybody else over TCP with a password, never as Zorya.
 
     Clients' connections arrive over TCP, relayed ones from 127.0.0.1; that the first line cannot match them is what
     keeps a client from being taken for Zorya, which runs as a user that the map knows.
 
+    With several copies those that follow come over the Unix socket too, as a role of their own.
+
     `md5` is SCRAM for every role but those that have an MD5 verifier still (PostgreSQL manual, "Password
     Authentication"), and for roles that are not there.
     """
+    replica = f"local  replication,postgres  {REPLICA}  peer map=zorya\n"
     return (
         f"{_HEADER}"
         f"local  all  {ADMIN}  peer map=zorya\n"
+        f"{replica if replicates else ''}"
         "local  all  all  reject\n"
-        f"host   all  {ADMIN}  all  reject\n"
+        f"host   all  {ADMIN},{REPLICA}  all  reject\n"
         "host   all  all  all  md5\n"
     )
 
 
-def render_identities(zorya_user: str) -> str:
+def render_identities(zorya_user: str, engine_user: str | None) -> str:
     """Answer pg_ident.conf: the system user that Zorya runs as is the administrator.
+
+    `engine_user`, as whom the copies that follow run, is their role; None where there is one copy.
 
     As root that is root, not the engines' account, so that nothing that runs inside an engine is.
     """
-    return f"{_HEADER}zorya  {_quote_name(zorya_user)}  {ADMIN}\n"
+    replica = f"zorya  {_quote_name(engine_user)}  {REPLICA}\n" if engine_user is not None else ""
+    return f"{_HEADER}zorya  {_quote_name(zorya_user)}  {ADMIN}\n{replica}"
 
 
 def initdb_options(major: int) -> list[str]:

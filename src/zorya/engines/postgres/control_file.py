@@ -17,6 +17,7 @@ import os
 import secrets
 import struct
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 SMALLEST_CONTROL_FILE = 512
@@ -26,8 +27,14 @@ NONCE_BYTES = 32
 """MOCK_AUTH_NONCE_LEN."""
 
 _STATE_AT = 16
-_SHUT_DOWN = 1
-"""DB_SHUTDOWNED of enum DBState, which follows two more numbers of 4 bytes."""
+"""Enum DBState follows two more numbers of 4 bytes."""
+SHUT_DOWN = 1
+"""DB_SHUTDOWNED: all was written."""
+SHUT_DOWN_IN_RECOVERY = 2
+"""DB_SHUTDOWNED_IN_RECOVERY: what a follower had replayed was written."""
+
+_CHECKPOINT_AT = 32
+"""The position of the last checkpoint's record, then the record itself: its redo position, its timeline."""
 
 _CASTAGNOLI = 0x82F63B78
 
@@ -59,7 +66,28 @@ def is_shut_down(control_file: Path) -> bool:
         _crc_at(content)
     except OSError:
         return False
-    return int(struct.unpack_from("=I", content, _STATE_AT)[0]) == _SHUT_DOWN
+    return int(struct.unpack_from("=I", content, _STATE_AT)[0]) == SHUT_DOWN
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """What a data folder's control file says of its state and its last checkpoint; of a follower, the last replayed."""
+
+    state: int
+    checkpoint: int
+    """Where the checkpoint's record begins, as a position in bytes."""
+    redo: int
+    """From where on the log has to be replayed."""
+    timeline: int
+
+
+def read_checkpoint(control_file: Path) -> Checkpoint:
+    """Answer the last checkpoint. Raises OSError, also when the file is not a control file of a known form."""
+    content = control_file.read_bytes()
+    _crc_at(content)
+    (state,) = struct.unpack_from("=I", content, _STATE_AT)
+    checkpoint, redo, timeline = struct.unpack_from("=QQI", content, _CHECKPOINT_AT)
+    return Checkpoint(state=state, checkpoint=checkpoint, redo=redo, timeline=timeline)
 
 
 def stamp(control_file: Path) -> str:

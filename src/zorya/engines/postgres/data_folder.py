@@ -110,12 +110,7 @@ async def build(templates: Templates, instance: Instance, verifier: Secret) -> N
         await _run_single_user(
             instance.installation,
             partial,
-            [
-                f"ALTER ROLE \"{instance.username}\" PASSWORD '{verifier.value}'",
-                f'ALTER DATABASE "{instance.username}" RENAME TO "{instance.database}"',
-            ]
-            if instance.database != instance.username
-            else [f"ALTER ROLE \"{instance.username}\" PASSWORD '{verifier.value}'"],
+            _own(instance, verifier),
             instance.account,
         )
         await failpoints.reached("create.provision")
@@ -127,6 +122,16 @@ async def build(templates: Templates, instance: Instance, verifier: Secret) -> N
         raise _explain(error, instance) from error
     except OSError as error:
         raise files.explain(error, "Making the data folder", target.parent) from error
+
+
+def _own(instance: Instance, verifier: Secret) -> list[str]:
+    """Answer the statements that make of a template's copy a cluster's own."""
+    statements = [f"ALTER ROLE \"{instance.username}\" PASSWORD '{verifier.value}'"]
+    if instance.database != instance.username:
+        statements.append(f'ALTER DATABASE "{instance.username}" RENAME TO "{instance.database}"')
+    if instance.following is not None:
+        statements += [configuration.CREATE_REPLICA, configuration.GRANT_REPLICA]
+    return statements
 
 
 def _write_identities(instance: Instance, data: Path, verifier: Secret) -> None:

@@ -26,6 +26,7 @@ from zorya.engines.postgres import (
     server_log,
     verifiers,
 )
+from zorya.engines.postgres.replication import PostgresReplication
 
 _ENDED_RATHER_THAN_THE_FIRST: Mapping[str, str] = {
     # Manual chapter 19.4.4: each process that the first one starts gives up the protection from the kernel's
@@ -64,6 +65,7 @@ class Postgres:
         self._zorya_user = zorya_user
         self._setting = setting
         self._login_timeout_s = login_timeout_s
+        self.replication = PostgresReplication(account)
         self._templates = data_folder.Templates(home.templates, account, username=username)
 
     def find(self) -> Sequence[Installation]:
@@ -126,13 +128,16 @@ class Postgres:
             acu=instance.acu,
             login_timeout_s=self._login_timeout_s,
             tls_min_version=tls.min_version if tls else None,
+            following=instance.following,
         )
+        replicates = instance.following is not None
+        engine_user = instance.account.name if replicates else None
         with files.disk_errors("Writing the engine's configuration", conf):
             files.ensure_folder(conf, mode=0o750, group=instance.account)
             for name, text in (
                 (configuration.SETTINGS_FILE, settings),
-                (configuration.ACCESS_FILE, configuration.render_access()),
-                (configuration.IDENTITY_FILE, configuration.render_identities(self._zorya_user)),
+                (configuration.ACCESS_FILE, configuration.render_access(replicates=replicates)),
+                (configuration.IDENTITY_FILE, configuration.render_identities(self._zorya_user, engine_user)),
             ):
                 files.write_if_different(conf / name, text, mode=0o640, group=instance.account)
             _write_capacity(instance)
@@ -201,6 +206,8 @@ class Postgres:
         address = Address(host=found.listen_address or "127.0.0.1", port=found.port)
         if found.status == "stopping":
             return Readiness(phase=Phase.STOPPING, address=None)
+        if found.status == "standby":
+            return Readiness(phase=Phase.FOLLOWING, address=address)
         if found.status == "ready":
             return Readiness(phase=Phase.READY, address=address)
         return Readiness(phase=Phase.STARTING, address=None)

@@ -114,7 +114,7 @@ def _role(row: Sequence[object]) -> tuple[str, Role]:
 
 def _is_built_in(name: str) -> bool:
     """Whether nobody logs in over TCP as this role: the administrator's, or one of PostgreSQL's own."""
-    return name == configuration.ADMIN or name.startswith("pg_")
+    return name in {configuration.ADMIN, configuration.REPLICA} or name.startswith("pg_")
 
 
 def _text(raw: bytes) -> str:

@@ -1,0 +1,156 @@
+"""The verification of a cluster's volume: checksums of data and log, and whether the copies agree.
+
+A stopped volume is looked at whole, and what is damaged is made anew from what is not, unless it is the primary's:
+then another copy becomes the primary at the next start. Of one that runs, the full copies that follow are looked at one
+after the other, each stopped for it; the primary serves, and is looked at when it is stopped.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+
+from zorya.control import marks
+from zorya.control.copies import Copies
+from zorya.control.events import EventKind
+from zorya.control.failover import Failover
+from zorya.control.seat import Seat
+from zorya.control.standing import Standing
+from zorya.control.surroundings import Surroundings
+from zorya.control.view import VerifyView
+from zorya.core import errors, files, logging
+from zorya.core.model import Compute
+from zorya.core.volume import Copy, CopyKind
+
+_log = logging.get("zorya.control")
+
+
+class Scrub:
+    """Verifies one cluster's volume, one time after the other."""
+
+    def __init__(
+        self, surroundings: Surroundings, *, standing: Standing, seat: Seat, copies: Copies, failover: Failover
+    ) -> None:
+        """None is under way."""
+        self._runner = surroundings.runner
+        self._clock = surroundings.clock
+        self._max_kib_s = surroundings.rebuild_max_kib_s
+        self._standing = standing
+        self._seat = seat
+        self._copies = copies
+        self._failover = failover
+        self._working: asyncio.Task[VerifyView] | None = None
+
+    async def verify(self) -> VerifyView:
+        """See facade.Clusters.verify. Raises NotReady when the cluster starts meanwhile, or changes its state."""
+        if self._working is None or self._working.done():
+            compute = self._standing.record.compute
+            if compute not in {Compute.STOPPED, Compute.FAILED, Compute.RUNNING}:
+                raise errors.NotReady(f"Cluster {self._standing.name} is {compute}.", hint="Try again in a moment.")
+            work = self._at_rest() if compute is not Compute.RUNNING else self._while_running()
+            self._working = asyncio.create_task(work, name=f"{self._standing.name}: verify")
+        try:
+            return await asyncio.shield(self._working)
+        except asyncio.CancelledError:
+            if self._working.cancelled():
+                raise errors.NotReady(
+                    f"Cluster {self._standing.name} was wanted, so its verification was given up.",
+                    hint="Try again when it is at rest.",
+                ) from None
+            raise
+
+    async def give_way(self) -> None:
+        """Give up what is under way: the cluster is to start, stop or go. May be repeated."""
+        working, self._working = self._working, None
+        if working is not None and not working.done():
+            working.cancel()
+            await asyncio.wait({working})
+
+    async def _at_rest(self) -> VerifyView:
+        began_s = self._clock.monotonic_s()
+        record = self._standing.record
+        await self._copies.compare()
+        damaged = {copy.name: await self._look_at(copy) for copy in record.volume.copies}
+        for member in self._copies.members.values():
+            if self._copies.rest is not None and member.reason and not damaged[member.name]:
+                damaged[member.name] = [member.reason]
+        bad = {name: found for name, found in damaged.items() if found}
+        repaired = []
+        for name, found in bad.items():
+            await self._distrust(record.volume.copy(name), found)
+        for name in bad:
+            if await self._repair_at_rest(record.volume.copy(name), set(bad)):
+                repaired.append(name)
+        await self._copies.compare()
+        return await self._report(len(damaged), bad, repaired, self._clock.monotonic_s() - began_s)
+
+    async def _while_running(self) -> VerifyView:
+        began_s = self._clock.monotonic_s()
+        bad = {}
+        looked_at = 0
+        for member in list(self._copies.members.values()):
+            looked_at += 1
+            async with self._copies.put_aside(member):
+                found = await self._look_at(member.copy)
+                if found:
+                    bad[member.name] = found
+                    await self._distrust(member.copy, found)
+        return await self._report(looked_at, bad, list(bad), self._clock.monotonic_s() - began_s)
+
+    async def _look_at(self, copy: Copy) -> Sequence[str]:
+        """Answer what is damaged in a copy on which nothing runs; what is right is marked as verified."""
+        record, replication = self._standing.record, self._runner.replication
+        if not self._runner.has_files(record, copy):
+            return [f"Copy {copy.name} is not there."]
+        installation = await self._runner.installation(record)
+        if copy.kind is CopyKind.FULL:
+            instance = await self._runner.instance(record, copy=copy)
+            try:
+                begin = replication.needs_from(instance.folders)
+            except errors.DataDamaged as error:
+                return [error.message]
+            found = [
+                *await replication.verify_data(instance, max_kib_s=self._max_kib_s),
+                *await replication.verify_log(
+                    installation, replication.log_folder(instance.folders), begin=begin, end=None
+                ),
+            ]
+        else:
+            tail = self._runner.tail_path(copy)
+            found = list(await replication.verify_log(installation, tail, begin=0, end=None))
+        if not found:
+            await self._copies.note_verified(copy, self._clock.now())
+        return found
+
+    async def _distrust(self, copy: Copy, found: Sequence[str]) -> None:
+        told = f"Copy {copy.name}: {' '.join(found)}"
+        _log.warning("damage found", cluster=self._standing.name, copy=copy.name, found=told)
+        with files.disk_errors("Removing a copy's mark", self._runner.mark_path(copy)):
+            await asyncio.to_thread(marks.distrust, self._runner.mark_path(copy))
+        member = self._copies.members.get(copy.name)
+        if member is not None:
+            member.damaged = told
+        await self._standing.tell(EventKind.DAMAGE_FOUND, told)
+
+    async def _repair_at_rest(self, copy: Copy, bad: set[str]) -> bool:
+        """Make a copy anew from those that rest undamaged; answer whether that was done, or will be."""
+        record = self._standing.record
+        if copy.name == record.volume.primary:
+            if not self._failover.is_possible:
+                return False
+            self._failover.reason = "The primary's data is damaged."
+            return True
+        if record.volume.primary in bad:
+            # It is made anew from the next primary, once that serves.
+            return True
+        with contextlib.suppress(errors.ZoryaError):
+            await self._copies.make_anew_at_rest(copy.name)
+            return True
+        return False
+
+    async def _report(
+        self, looked_at: int, bad: dict[str, Sequence[str]], repaired: Sequence[str], took_s: float
+    ) -> VerifyView:
+        damaged = tuple(sentence for found in bad.values() for sentence in found)
+        told = f"{looked_at} copies were looked at, {len(bad)} of them damaged."
+        await self._standing.tell(EventKind.VERIFIED, told)
+        return VerifyView(copies=looked_at, damaged=damaged, repaired=tuple(repaired), took_s=took_s)

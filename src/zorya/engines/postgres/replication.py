@@ -1,0 +1,561 @@
+"""Copies of a volume by PostgreSQL's own means: streaming replication, its receiver, its base backup, its rewind.
+
+Full copies are a primary and hot standbys; a tail is a folder into which `pg_receivewal` writes. The primary keeps log
+for each by a physical replication slot of the copy's name. All of it goes over Unix sockets of this host.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence, Set
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from zorya.core import account as accounts
+from zorya.core import commands, errors, files
+from zorya.core.account import Account
+from zorya.core.home import ClusterFolders
+from zorya.core.volume import format_position, parse_position
+from zorya.engines.base import FollowerSeen, Installation, Instance, LogEnd, PrimarySeen, Source
+from zorya.engines.postgres import admin, configuration, control_file, identities, lockfile, log_files
+from zorya.engines.postgres.log_files import SEGMENT_BYTES, Segment
+
+STANDBY_FILE = "standby.signal"
+"""What makes a follower of a full copy (manual, "Standby Server Operation"); PostgreSQL removes it when it promotes."""
+
+PROMOTE_WITHIN_S = 60
+
+_LOOK = """
+SELECT pg_catalog.pg_current_wal_flush_lsn()::text,
+       (SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_array(
+            application_name, state, flush_lsn::text, replay_lsn::text)), '[]')
+        FROM pg_catalog.pg_stat_replication WHERE usename = %s),
+       (SELECT coalesce(pg_catalog.json_agg(slot_name), '[]')
+        FROM pg_catalog.pg_replication_slots WHERE slot_type = 'physical' AND wal_status = 'lost')
+"""
+
+_PERCENT = re.compile(rb"\((\d+)%\)")
+_FAULT_AT = re.compile(r"error in WAL record at ([0-9A-F]+/[0-9A-F]+)")
+_BAD_PAGE = re.compile(r'checksum verification failed in file "([^"]+)", block (\d+)')
+
+
+class PostgresReplication:
+    """Implements `engines.base.Replication`."""
+
+    def __init__(self, account: Account) -> None:
+        """Run programs as `account`, as engines run."""
+        self._account = account
+        self._connections: dict[tuple[Path, int], psycopg.AsyncConnection] = {}
+
+    @classmethod
+    def of_this_user(cls) -> "PostgresReplication":
+        """Answer one that runs programs as the engines of a server would that this user starts."""
+        return cls(accounts.ensure("zorya"))
+
+    # What follows.
+
+    def receiver(
+        self, installation: Installation, source: Source, *, copy: str, tail: Path
+    ) -> tuple[Sequence[str], Mapping[str, str]]:
+        """See Replication.receiver."""
+        argv = [
+            str(installation.program("pg_receivewal")),
+            f"--directory={tail}",
+            # Without it what the primary is told of is not on the disk.
+            "--synchronous",
+            "--no-loop",
+            f"--slot={copy}",
+            f"--dbname={_conninfo(source, copy)}",
+        ]
+        return argv, commands.ENVIRONMENT
+
+    async def begin_tail(self, instance: Instance, tail: Path) -> None:
+        """See Replication.begin_tail."""
+        folders = instance.folders
+        redo = _control(folders).redo
+        log = self.log_folder(folders)
+        end = self.rest(folders)
+        found = [one for one in log_files.segments(log) if one.begin + SEGMENT_BYTES > redo]
+        last = (end.position - 1) // SEGMENT_BYTES if end is not None else max(one.number for one in found)
+        with files.disk_errors("Making a copy of the log", tail):
+            for one in found:
+                if one.number <= last:
+                    name = f"{one.name}.partial" if one.number == last else one.name
+                    await asyncio.to_thread(self._put, one.path, tail / name, end.position if end else None)
+            for path in log_files.histories(log).values():
+                await asyncio.to_thread(self._put, path, tail / path.name, None)
+            files.sync_folder(tail)
+
+    def _put(self, original: Path, target: Path, end: int | None) -> None:
+        """Copy a file durably, for the engines' account; of a segment nothing from the position `end` on."""
+        partial = target.with_name(f".{target.name}.new")
+        data = original.read_bytes()
+        if end is not None and target.name.endswith(".partial"):
+            data = data[: end % SEGMENT_BYTES].ljust(SEGMENT_BYTES, b"\0")
+        with partial.open("wb") as file:
+            if self._account.is_other:
+                os.fchown(file.fileno(), self._account.uid, self._account.gid)
+            os.fchmod(file.fileno(), 0o600)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+
+    async def seed(self, instance: Instance, like: Path) -> None:
+        """See Replication.seed."""
+        target = instance.folders.data
+        if target.exists():
+            return
+        with files.disk_errors("Making a copy of the data", target.parent):
+            partial = self._partial(target)
+            try:
+                await commands.run(["cp", "--archive", "--reflink=auto", f"{like}/.", partial], account=self._account)
+                (partial / lockfile.NAME).unlink(missing_ok=True)
+                self._make_standby(partial)
+                await self._sync(instance, partial)
+                _publish(partial, target)
+            except commands.CommandFailed as error:
+                await asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True)
+                raise _explain(error, "Making a copy of the data", target.parent) from error
+
+    async def clone(
+        self, instance: Instance, source: Source, *, max_kib_s: int | None, progress: Callable[[float], None]
+    ) -> None:
+        """See Replication.clone."""
+        target = instance.folders.data
+        await asyncio.to_thread(_remove, target)
+        with files.disk_errors("Making a copy anew", target.parent):
+            partial = self._partial(target)
+            argv: list[str | Path] = [
+                instance.installation.program("pg_basebackup"),
+                f"--pgdata={partial}",
+                f"--dbname={_conninfo(source, admin.APPLICATION)}",
+                "--checkpoint=fast",
+                "--wal-method=stream",
+                "--progress",
+                "--no-password",
+                *([f"--max-rate={min(max(max_kib_s, 32), 1048576)}"] if max_kib_s is not None else []),
+            ]
+            try:
+                await self._run_with_progress(argv, progress)
+                self._make_standby(partial)
+                await self._sync(instance, partial)
+                _publish(partial, target)
+            except commands.CommandFailed as error:
+                raise _explain(error, "Making a copy anew", target.parent) from error
+            finally:
+                if partial.exists():
+                    await asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True)
+
+    async def _run_with_progress(self, argv: Sequence[str | Path], progress: Callable[[float], None]) -> None:
+        program = await asyncio.create_subprocess_exec(
+            *(str(part) for part in argv),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            cwd="/",
+            env=dict(commands.ENVIRONMENT),
+            start_new_session=True,
+            umask=0o077,
+            **self._account.switch(),
+        )
+        said = b""
+        try:
+            assert program.stderr is not None
+            while piece := await program.stderr.read(4096):
+                said = (said + piece)[-8192:]
+                for part in _PERCENT.findall(piece):
+                    progress(int(part) / 100)
+            code = await program.wait()
+        finally:
+            if program.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    program.kill()
+                await program.wait()
+        if code != 0:
+            raise commands.CommandFailed(argv, code, said.decode(errors="replace"))
+
+    async def rejoin(self, instance: Instance, source: Source) -> None:
+        """See Replication.rejoin."""
+        data = instance.folders.data
+        with files.disk_errors("Taking a copy back", data):
+            (data / STANDBY_FILE).unlink(missing_ok=True)
+            (data / lockfile.NAME).unlink(missing_ok=True)
+            try:
+                await commands.run(
+                    [
+                        instance.installation.program("pg_rewind"),
+                        f"--target-pgdata={data}",
+                        f"--source-server={_conninfo(source, admin.APPLICATION)} dbname=postgres",
+                        f"--config-file={instance.folders.conf / configuration.SETTINGS_FILE}",
+                    ],
+                    account=self._account,
+                )
+            except commands.CommandFailed as error:
+                raise _explain(error, "Taking a copy back", data) from error
+            finally:
+                self._make_standby(data)
+
+    # What is asked of a primary and of followers that run.
+
+    async def ensure_kept(self, folders: ClusterFolders, copies: Set[str]) -> None:
+        """See Replication.ensure_kept."""
+        async with self._asking(folders) as connection:
+            await connection.execute("SET synchronous_commit = local")
+            found = await connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (configuration.REPLICA,))
+            if await found.fetchone() is None:
+                await connection.execute(configuration.CREATE_REPLICA)
+            await connection.execute(configuration.GRANT_REPLICA)
+            rows = await connection.execute(
+                "SELECT slot_name, active, wal_status = 'lost' FROM pg_replication_slots"
+                " WHERE slot_type = 'physical' AND NOT temporary"
+            )
+            present = set()
+            for name, is_active, is_lost in await rows.fetchall():
+                if not is_active and (is_lost or (name not in copies and configuration.is_copy_name(name))):
+                    await connection.execute("SELECT pg_drop_replication_slot(%s)", (name,))
+                else:
+                    present.add(name)
+            for name in sorted(copies - present):
+                await connection.execute("SELECT pg_create_physical_replication_slot(%s, true)", (name,))
+
+    async def look(self, folders: ClusterFolders) -> PrimarySeen:
+        """See Replication.look."""
+        async with self._asking(folders) as connection:
+            row = await (await connection.execute(_LOOK, (configuration.REPLICA,))).fetchone()
+        assert row is not None
+        flushed, followers, lost = row
+        return PrimarySeen(
+            flushed=parse_position(flushed),
+            followers={
+                name: FollowerSeen(
+                    flushed=parse_position(position) if position else 0,
+                    replayed=parse_position(replayed) if replayed and not name.endswith("_tail") else None,
+                    is_streaming=state == "streaming",
+                )
+                for name, state, position, replayed in followers
+            },
+            given_up=frozenset(lost),
+        )
+
+    async def received(self, folders: ClusterFolders) -> LogEnd:
+        """See Replication.received."""
+        async with self._asking(folders) as connection:
+            row = await (
+                await connection.execute("SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())::text")
+            ).fetchone()
+        position = parse_position(row[0]) if row is not None and row[0] is not None else 0
+        number = max(position - 1, 0) // SEGMENT_BYTES
+        timelines = [one.timeline for one in log_files.segments(self.log_folder(folders)) if one.number == number]
+        return LogEnd(timeline=max(timelines, default=_control(folders).timeline), position=position)
+
+    async def replayed(self, folders: ClusterFolders) -> int:
+        """See Replication.replayed."""
+        async with self._asking(folders) as connection:
+            row = await (await connection.execute("SELECT pg_last_wal_replay_lsn()::text")).fetchone()
+        return parse_position(row[0]) if row is not None and row[0] is not None else 0
+
+    async def promote(self, folders: ClusterFolders) -> None:
+        """See Replication.promote."""
+        async with self._asking(folders) as connection:
+            row = await (
+                await connection.execute(
+                    sql.SQL("SELECT NOT pg_is_in_recovery() OR pg_promote(true, {})").format(PROMOTE_WITHIN_S)
+                )
+            ).fetchone()
+        if row is None or not row[0]:
+            raise errors.EngineProblem(f"The engine on {folders.data} was not promoted within {PROMOTE_WITHIN_S} s.")
+
+    async def let_go(self, folders: ClusterFolders) -> None:
+        """See Replication.let_go."""
+        for key in [key for key in self._connections if key[0] == folders.socket]:
+            await self._connections.pop(key).close()
+
+    @contextlib.asynccontextmanager
+    async def _asking(self, folders: ClusterFolders):  # type: ignore[no-untyped-def]  # noqa: ANN202
+        """Lend the connection to the engine that runs there; it is kept for the next question."""
+        found = _lock(folders)
+        if found is None or found.port is None:
+            raise errors.NotReady(f"The engine on {folders.data} does not say where it listens.")
+        key = (folders.socket, found.port)
+        try:
+            connection = self._connections.pop(key, None) or await admin.connect(*key)
+            try:
+                yield connection
+            except BaseException:
+                await connection.close()
+                raise
+        except psycopg.Error as error:
+            raise admin.explain(error) from error
+        other = self._connections.get(key)
+        self._connections[key] = connection
+        if other is not None:
+            await other.close()
+
+    # Where copies are that do not run.
+
+    def timeline(self, folders: ClusterFolders) -> tuple[int, int]:
+        """See Replication.timeline."""
+        control = _control(folders)
+        found = log_files.histories(self.log_folder(folders))
+        if (folders.data / STANDBY_FILE).exists() or not found:
+            return control.timeline, 0
+        highest = max(found)
+        return highest, log_files.begin_of(found[highest])
+
+    def rest(self, folders: ClusterFolders) -> LogEnd | None:
+        """See Replication.rest."""
+        try:
+            control = _control(folders)
+        except errors.DataDamaged:
+            return None
+        if control.state != control_file.SHUT_DOWN:
+            return None
+        name = log_files.name_of(control.timeline, control.checkpoint // SEGMENT_BYTES)
+        end = log_files.end_of_record(self.log_folder(folders) / name, control.checkpoint)
+        if end is None:
+            return None
+        return LogEnd(timeline=control.timeline, position=end, last=control.checkpoint)
+
+    def rests_at(self, folders: ClusterFolders, end: LogEnd) -> bool:
+        """See Replication.rests_at."""
+        try:
+            control = _control(folders)
+        except errors.DataDamaged:
+            return False
+        at_rest = control.state in {control_file.SHUT_DOWN, control_file.SHUT_DOWN_IN_RECOVERY}
+        return at_rest and (control.timeline, control.checkpoint) == (end.timeline, end.last)
+
+    def tail_reaches(self, tail: Path, end: LogEnd) -> bool:
+        """See Replication.tail_reaches."""
+        if end.last is None:
+            return False
+        path = tail / log_files.name_of(end.timeline, end.last // SEGMENT_BYTES)
+        if not path.exists():
+            path = path.with_name(f"{path.name}.partial")
+        return log_files.end_of_record(path, end.last) == end.position
+
+    async def tail_end(self, installation: Installation, tail: Path) -> LogEnd | None:
+        """See Replication.tail_end."""
+        found = log_files.segments(tail)
+        for timeline in sorted({one.timeline for one in found}, reverse=True):
+            of_it = [one for one in found if one.timeline == timeline]
+            # A record may begin in the segment before, and the last one may hold nothing yet.
+            for count in (1, 2, 3):
+                end = await self._end_of(installation, of_it[-count:])
+                if end is not None:
+                    return LogEnd(timeline=timeline, position=end)
+        return None
+
+    async def _end_of(self, installation: Installation, run: Sequence[Segment]) -> int | None:
+        """Answer where the last whole record ends in segments that follow one another; None when there is none."""
+        said = await self._dump(installation, run)
+        match = _FAULT_AT.search(said)
+        if match is None:
+            return None
+        last = parse_position(match[1])
+        if last < run[0].begin:
+            return None
+        path = next((one.path for one in run if one.begin <= last < one.begin + SEGMENT_BYTES), None)
+        return log_files.end_of_record(path, last) if path is not None else None
+
+    async def _dump(self, installation: Installation, run: Sequence[Segment]) -> str:
+        """Have `pg_waldump` read segments from the first whole record on; answer why it ended.
+
+        It takes whole names only, and waits for a file that is missing, so it gets links with such names and an empty
+        segment after them.
+        """
+
+        def prepare(folder: Path) -> None:
+            for one in run:
+                (folder / one.name).symlink_to(one.path)
+            with (folder / log_files.name_of(run[-1].timeline, run[-1].number + 1)).open("wb") as file:
+                file.truncate(SEGMENT_BYTES)
+
+        with tempfile.TemporaryDirectory(prefix="zorya-log-") as name:
+            folder = Path(name)
+            folder.chmod(0o755)
+            await asyncio.to_thread(prepare, folder)
+            # As this user: what it reads may be anywhere.
+            try:
+                return await asyncio.to_thread(
+                    commands.run_blocking,
+                    [installation.program("pg_waldump"), "--quiet", f"--path={folder}", run[0].name],
+                    account=None,
+                )
+            except commands.CommandFailed as error:
+                return error.output
+
+    async def offer(self, tail: Path, collected: Path) -> None:
+        """See Replication.offer."""
+
+        def link() -> None:
+            files.ensure_folder(collected, mode=0o700, owner=self._account)
+            for one in log_files.segments(tail):
+                _link(collected / one.name, one.path)
+            for path in log_files.histories(tail).values():
+                _link(collected / path.name, path)
+
+        with files.disk_errors("Collecting log", collected):
+            await asyncio.to_thread(link)
+
+    async def mend_tail(self, tail: Path, peers: Sequence[Path], *, upto: int) -> None:
+        """See Replication.mend_tail."""
+        present = {(one.timeline, one.number) for one in log_files.segments(tail)}
+        with files.disk_errors("Filling a tail", tail):
+            for peer in peers:
+                for path in log_files.histories(peer).values():
+                    if not (tail / path.name).exists():
+                        await asyncio.to_thread(self._put, path, tail / path.name, None)
+                for one in log_files.segments(peer):
+                    key = (one.timeline, one.number)
+                    if key not in present and not one.is_partial and one.begin + SEGMENT_BYTES <= upto:
+                        await asyncio.to_thread(self._put, one.path, tail / one.name, None)
+                        present.add(key)
+            files.sync_folder(tail)
+
+    def log_folder(self, folders: ClusterFolders) -> Path:
+        """See Replication.log_folder."""
+        return folders.data / "pg_wal"
+
+    def needs_from(self, folders: ClusterFolders) -> int:
+        """See Replication.needs_from."""
+        return _control(folders).redo
+
+    async def prune_tail(self, tail: Path, *, before: int, older_than_s: float) -> int:
+        """See Replication.prune_tail."""
+
+        def prune() -> int:
+            removed = 0
+            limit = time.time() - older_than_s
+            for one in log_files.segments(tail)[:-1]:
+                if not one.is_partial and one.begin + SEGMENT_BYTES <= before and one.path.stat().st_mtime <= limit:
+                    one.path.unlink()
+                    removed += SEGMENT_BYTES
+            return removed
+
+        with files.disk_errors("Removing old log", tail):
+            return await asyncio.to_thread(prune)
+
+    # Damage.
+
+    async def verify_data(self, instance: Instance, *, max_kib_s: int | None) -> Sequence[str]:  # noqa: ARG002
+        """See Replication.verify_data."""
+        try:
+            await commands.run(
+                [instance.installation.program("pg_checksums"), "--check", f"--pgdata={instance.folders.data}"],
+                account=self._account,
+                timeout_s=24 * 3600,
+            )
+        except commands.CommandFailed as error:
+            pages = _BAD_PAGE.findall(error.output)
+            if pages:
+                file, block = pages[0]
+                more = f", and {len(pages) - 1} more" if len(pages) > 1 else ""
+                return [f"A page's checksum is wrong: block {block} of {file}{more}."]
+            if "must be shut down" in error.output:
+                return []
+            return [f"Its data cannot be checked: {error.output.strip()[-200:]}"]
+        return []
+
+    async def verify_log(
+        self, installation: Installation, folder: Path, *, begin: int, end: int | None
+    ) -> Sequence[str]:
+        """See Replication.verify_log."""
+        found = [one for one in log_files.segments(folder) if one.begin + SEGMENT_BYTES > begin]
+        damaged = []
+        for timeline in sorted({one.timeline for one in found}):
+            of_it = [one for one in found if one.timeline == timeline]
+            damaged += _gaps(of_it)
+            reached = await self._end_of(installation, of_it)
+            is_last = timeline == found[-1].timeline
+            wanted = end if is_last else None
+            if reached is None or (wanted is not None and reached < wanted) or _goes_on(of_it, reached):
+                where = format_position(reached) if reached is not None else "its beginning"
+                damaged.append(f"The log in {folder} is damaged after {where}.")
+        return damaged
+
+    # Small things.
+
+    def _partial(self, target: Path) -> Path:
+        for leftover in target.parent.glob(f"{target.name}.partial-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        name = f"{target.name}.partial-{os.urandom(4).hex()}"
+        return files.ensure_folder(target.with_name(name), mode=0o700, owner=self._account)
+
+    def _make_standby(self, data: Path) -> None:
+        path = data / STANDBY_FILE
+        with path.open("wb") as file:
+            if self._account.is_other:
+                os.fchown(file.fileno(), self._account.uid, self._account.gid)
+            os.fchmod(file.fileno(), 0o600)
+            os.fsync(file.fileno())
+        files.sync_folder(data)
+
+    async def _sync(self, instance: Instance, folder: Path) -> None:
+        await commands.run(
+            [instance.installation.program("initdb"), "--sync-only", f"--pgdata={folder}"], account=self._account
+        )
+
+
+def _conninfo(source: Source, application: str) -> str:
+    return psycopg.conninfo.make_conninfo(
+        host=str(source.socket), port=source.port, user=configuration.REPLICA, application_name=application
+    )
+
+
+def _control(folders: ClusterFolders) -> control_file.Checkpoint:
+    path = folders.data / identities.CONTROL_FILE
+    try:
+        return control_file.read_checkpoint(path)
+    except OSError as error:
+        raise errors.DataDamaged(
+            f"{path} cannot be read: {error}.", client_message="A control file cannot be read."
+        ) from error
+
+
+def _lock(folders: ClusterFolders) -> lockfile.LockFile | None:
+    try:
+        return lockfile.parse((folders.data / lockfile.NAME).read_text())
+    except OSError:
+        return None
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _publish(partial: Path, path: Path) -> None:
+    partial.rename(path)
+    files.sync_folder(path.parent)
+
+
+def _link(link: Path, target: Path) -> None:
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+
+
+def _gaps(of_it: Sequence[Segment]) -> list[str]:
+    return [
+        f"A segment of log is missing before {one.path}."
+        for before, one in zip(of_it, of_it[1:], strict=False)
+        if one.number != before.number + 1
+    ]
+
+
+def _goes_on(of_it: Sequence[Segment], reached: int) -> bool:
+    """Whether there is log of a later segment than that in which the last whole record ends."""
+    number = (reached - 1) // SEGMENT_BYTES
+    return any(one.number > number and any(one.path.read_bytes()[: log_files.PAGE_BYTES]) for one in of_it)
+
+
+def _explain(error: commands.CommandFailed, doing: str, where: Path) -> errors.ZoryaError:
+    if os.strerror(28) in error.output:
+        return files.disk_full(doing, where)
+    return errors.EngineProblem(f"{doing} failed: {error}.")
