@@ -399,12 +399,12 @@ async def test_copies_are_answered_with_positions_as_postgresql_writes_them(serv
         "lag_s": 0.0,
         "progress": None,
         "verified_at": "2026-02-03T09:00:00.031000Z",
-        "folder": copies[0]["folder"],
+        "folder": f"/zones/a/{served.clusters.get('hurt').id}",
     }
     building, behind = copies[2], copies[3]
     assert (building["state"], building["progress"], building["position"]) == ("building", 0.427, None)
     assert (building["lag_bytes"], building["lag_s"], building["verified_at"]) == (None, None, None)
-    assert (behind["state"], behind["position"], behind["lag_bytes"]) == ("behind", "0/1A29CA4", 300_000)
+    assert (behind["state"], behind["position"], behind["lag_bytes"]) == ("behind", "0/19E1FE4", 300_000)
 
 
 async def test_a_position_beyond_four_gibibytes_has_both_its_halves(served: Served) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from zorya.api import bodies, schemas, usage
-from zorya.cli import output, wire
+from zorya.cli import output, volume, wire
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,9 @@ from zorya.cli import output, wire
         "Prices",
         "UsageRow",
         "Usage",
+        "Volume",
+        "Copy",
+        "Verification",
     ],
 )
 def test_the_wire_types_have_the_fields_of_the_schemas(name: str) -> None:
@@ -77,6 +80,24 @@ def test_memory_is_shown_in_mebibytes(size: int, text: str) -> None:
 )
 def test_a_size_has_three_digits_at_most(number: float, text: str) -> None:
     assert output.size(number) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "seconds", "text"),
+    [
+        (0, 0.0, "none"),
+        (0, None, "none"),
+        (None, None, "-"),
+        (None, 12.0, "12 s"),
+        (1, 0.04, "1 B, 0.0 s"),
+        (1023, None, "1023 B"),
+        (16 * 1024, 0.31, "16 KiB, 0.3 s"),
+        (1023 * 1024, 9.96, "1 MiB, 10.0 s"),
+        (3 * 2**30, 4000.0, "3 GiB, 1 h 6 min"),
+    ],
+)
+def test_a_lag_is_told_in_bytes_and_seconds(size: int | None, seconds: float | None, text: str) -> None:
+    assert volume.describe_lag(size, seconds) == text
 
 
 @pytest.mark.parametrize(

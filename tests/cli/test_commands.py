@@ -37,7 +37,10 @@ SHOWN = {
     "require_tls",
     "wake_on",
     "max_clients",
+    "volume",
     "endpoint",
+    "reader_endpoint",
+    "reader_problem",
     "username",
     "database",
     "sessions",
@@ -55,6 +58,9 @@ GROUPS = {
         "modify",
         "scale",
         "capacity",
+        "copies",
+        "verify",
+        "recover",
         "pause",
         "resume",
         "delete",
@@ -88,6 +94,11 @@ def test_wrong_usage_ends_with_2(lonely: Command) -> None:
         ["events", "--limit", "0"],
         ["scale", "a", "--max-capacity", "much"],
         ["capacity", "a"],
+        ["create", "a", "--copies", "many"],
+        ["modify", "a", "--copies", "1.5"],
+        ["copies"],
+        ["verify"],
+        ["recover"],
         ["top", "--interval", "0"],
         [],
     ):
@@ -101,7 +112,18 @@ def test_version_is_printed_when_asked(lonely: Command) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["status"], ["list"], ["show", "a"], ["url", "a"], ["create", "a"], ["events", "--follow"], ["delete", "a"]],
+    [
+        ["status"],
+        ["list"],
+        ["show", "a"],
+        ["url", "a"],
+        ["create", "a"],
+        ["events", "--follow"],
+        ["delete", "a"],
+        ["copies", "a"],
+        ["verify", "a"],
+        ["recover", "a"],
+    ],
 )
 def test_a_command_says_that_no_server_is_up_when_there_is_none(lonely: Command, words: list[str]) -> None:
     fails(lonely(*words), f"No Zorya server is up on {lonely.home}. Start one with `zorya up`.")
@@ -291,6 +313,7 @@ def test_modify_changes_what_is_given_and_shows_it(zorya: Command) -> None:
     assert zorya("modify", "main", "--require-tls", "--max-clients", "5", "--freeze-after", "0.5").stdout == (
         "Cluster main:\n"
         "mode           serverless, 0.5 to 4 ACUs\n"
+        "copies         six copies in three zones, a commit is on four before the client hears of it\n"
         "may connect    127.0.0.0/8, ::1/128\n"
         "TLS            required\n"
         "wakes for      clients that have logged in\n"
@@ -369,6 +392,7 @@ def test_connect_gives_psql_the_password_out_of_sight(zorya: Command, tmp_path: 
     command = replace(zorya, more={"PATH": f"{tmp_path}:{os.environ['PATH']}", "PGSERVICE": "elsewhere"})
     result = command("connect", "main", "--", "-c", "select 1")
     assert result.stdout == "127.0.0.1 7400 zorya main secret-main none\n-c select 1\n"
+    assert command("connect", "main", "--reader").stdout == "127.0.0.1 7500 zorya main secret-main none\n\n"
 
 
 def test_events_are_lines_and_json(zorya: Command) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from enum import StrEnum
 from typing import Any, cast
 
 import pytest
@@ -14,7 +15,9 @@ from zorya.api.long_poll import LongPolls
 from zorya.control.events import EventKind
 from zorya.core import errors
 from zorya.core.model import Compute, Status
+from zorya.core.volume import CopyKind, CopyState
 from zorya.gateway import pgwire
+from zorya.storage.quorum import Health
 
 TEXT = pages.read("docs/api.md")
 SECTIONS = {**pages.sections(TEXT, 2), **pages.sections(TEXT, 3)}
@@ -44,6 +47,9 @@ def test_every_curl_call_goes_to_a_route() -> None:
     ("section", "schema"),
     [
         ("Cluster", schemas.Cluster),
+        ("Volume", schemas.Volume),
+        ("Copy", schemas.Copy),
+        ("Verification", schemas.Verification),
         ("Operation", schemas.Operation),
         ("Credentials", schemas.Credentials),
         ("Event", schemas.Event),
@@ -87,12 +93,19 @@ def test_a_query_has_its_parameters_and_defaults(path: str) -> None:
             assert shown[name] == json.dumps(schema["default"]).strip('"')
 
 
-def test_the_page_names_every_state() -> None:
-    states = {"status": Status, "compute": Compute}
-    rows = {pages.code(row[0]): row[2] for row in pages.rows(SECTIONS["Cluster"], "field", "type", "meaning")}
-    for field, kind in states.items():
-        named = set(re.findall(r"`(\w+)`", rows[field]))
-        assert named == {state.value for state in kind} - {"deleted"}
+@pytest.mark.parametrize(
+    ("section", "field", "kind"),
+    [
+        ("Cluster", "status", Status),
+        ("Cluster", "compute", Compute),
+        ("Volume", "health", Health),
+        ("Copy", "kind", CopyKind),
+        ("Copy", "state", CopyState),
+    ],
+)
+def test_the_page_names_every_state(section: str, field: str, kind: type[StrEnum]) -> None:
+    rows = {pages.code(row[0]): row[2] for row in pages.rows(SECTIONS[section], "field", "type", "meaning")}
+    assert set(re.findall(r"`(\w+)`", rows[field])) == {state.value for state in kind} - {"deleted"}
 
 
 def _tree(kind: type[errors.ZoryaError]) -> Iterator[type[errors.ZoryaError]]:
@@ -143,6 +156,8 @@ SHOWN: list[tuple[str, type[BaseModel]]] = [
     ("GET /v1/clusters/{name}", schemas.Failure),
     ("GET /v1/clusters/{name}/credentials", schemas.Credentials),
     ("POST /v1/clusters/{name}/pause", schemas.Failure),
+    ("GET /v1/clusters/{name}/copies", schemas.CopyList),
+    ("POST /v1/clusters/{name}/verify", schemas.Verification),
     ("GET /v1/events", schemas.EventList),
     ("GET /v1/usage", usage.Usage),
     ("Reaching it", schemas.Failure),

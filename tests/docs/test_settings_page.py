@@ -14,7 +14,7 @@ ROWS = {
 
 def _shown(field: FieldInfo) -> str:
     value = field.default
-    return (",".join(value) if isinstance(value, list) else "" if value is None else str(value)) or "none"
+    return (",".join(value) if isinstance(value, list | dict) else "" if value is None else str(value)) or "none"
 
 
 def test_the_page_has_every_setting_and_no_other() -> None:

@@ -35,7 +35,7 @@ RECORD = ClusterRecord(
     database="main",
     created_at=datetime(2026, 3, 1, 12, tzinfo=UTC),
     process=None,
-    volume=placement.new_volume(1, lambda zone: Path("clusters", "abcdefgh")),
+    volume=placement.new_volume(1, lambda _: Path("clusters", "abcdefgh")),
     reader_port=None,
 )
 NOTHING = modify.NOTHING

@@ -83,7 +83,7 @@ def copies(seen: wire.Volume) -> str:
         return "one copy: what the disk loses is lost"
     placed = f"{_NUMBERS[seen['copies']]} copies in three zones"
     if seen["needed"] == 1:
-        return f"{placed}; until all are made a commit waits for none but the primary"
+        return f"{placed}; until all are made a commit is on the primary alone"
     return f"{placed}, a commit is on {_NUMBERS[seen['needed']]} before the client hears of it"
 
 

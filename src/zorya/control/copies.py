@@ -295,9 +295,9 @@ class Copies:
         self._work.clear()
         for task in tasks:
             task.cancel()
-        await self._runner.replication.let_go(self._runner.folders(self._standing.record))
         if tasks:
             await asyncio.wait(tasks)
+        await self._runner.replication.let_go(self._runner.folders(self._standing.record))
 
     def go_on(self) -> None:
         """Attend to them again after `hold`, the primary being where it was."""
@@ -426,14 +426,20 @@ class Copies:
                 await work
             except errors.ZoryaError as error:
                 _log.warning("a copy's step failed", cluster=self._standing.name, copy=one.name, error=str(error))
-                one.ends += 1
-                one.ended_at_s = self._clock.monotonic_s()
-                self._lose(one, error.message)
+                self._note_failure(one, error.message)
+            except Exception as error:  # noqa: BLE001 - a defect in one copy's step must not end the others
+                _log.exception("a copy's step failed unexpectedly", cluster=self._standing.name, copy=one.name)
+                self._note_failure(one, f"An internal error: {type(error).__name__}.")
             finally:
                 self._work.pop(one.name, None)
                 self._stir()
 
         self._work[one.name] = asyncio.create_task(guarded(), name=f"{self._standing.name}: {one.name}")
+
+    def _note_failure(self, one: Member, why: str) -> None:
+        one.ends += 1
+        one.ended_at_s = one.failed_at_s = self._clock.monotonic_s()
+        self._lose(one, why)
 
     async def _attend(self) -> None:
         while True:
@@ -495,6 +501,8 @@ class Copies:
             self._note(one, seen, now_s)
             if one.name not in self._work:
                 self._mend(one, seen, now_s)
+            if one.live is not None and not one.live.is_freezing and not one.is_being_looked_at:
+                one.look(record.freeze_after_s)
         await self._establish()
         self._tell_health(now_s)
         await self._prune(seen, now_s)
@@ -619,7 +627,6 @@ class Copies:
                 await self._fill_tail(one)
         except errors.ZoryaError as error:
             one.failed_rebuilds += 1
-            one.failed_at_s = self._clock.monotonic_s()
             if one.failed_rebuilds == 1:
                 await self._standing.tell(
                     EventKind.COPY_LOST, f"Copy {one.name}: {reason} It cannot be made anew: {error}"

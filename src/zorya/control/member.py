@@ -81,6 +81,7 @@ class Member:
         self.source: Source | None = None
         """Where it gets its log, as far as it was told."""
         self._bounds: Bounds | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._closing: asyncio.Future[None] | None = None
 
     @property
@@ -178,6 +179,7 @@ class Member:
         process = self._runner.find_process(self._record(), self.copy)
         if process is None:
             return False
+        self._bounds = self._record().bounds
         self._hold(self._runner.alive(self._record(), process, self.copy))
         return True
 
@@ -210,9 +212,27 @@ class Member:
         self._changed()
 
     async def _close(self, live: LiveEngine | None, group: ProcessGroup) -> None:
+        await self._end_look()
         if live is not None:
             await live.close()
+            await self._runner.replication.let_go(self._runner.folders(self._record(), self.copy))
         await group.remove()
+
+    @property
+    def is_being_looked_at(self) -> bool:
+        """Whether what its engine does is still being asked."""
+        return self._looking is not None and not self._looking.done()
+
+    def look(self, freeze_after_s: float | None) -> None:
+        """See what sessions its engine has, and whether it rests, without waiting for that."""
+        assert self.live is not None
+        self._looking = asyncio.create_task(self.live.look(freeze_after_s), name=f"look at {self.name}")
+
+    async def _end_look(self) -> None:
+        looking, self._looking = self._looking, None
+        if looking is not None and not looking.done():
+            looking.cancel()
+            await asyncio.wait({looking})
 
     async def _receive(self, source: Source | None) -> None:
         if self._receiver is not None and source != self.source:
@@ -244,6 +264,8 @@ class Member:
                 await asyncio.wait({asyncio.ensure_future(process.wait())}, timeout=1.0)
                 process.signal(signal.SIGKILL)
                 await process.wait()
+        if self._closing is not None:
+            await self._closing
         folder = self.folder
         if folder.exists():
             await (leftovers.kill(folder) if at_once or process is None else leftovers.clear(folder))
@@ -273,9 +295,11 @@ class Member:
 
     async def let_go(self) -> None:
         """Leave it running without anybody that watches it, thawed."""
+        await self._end_look()
         self.thaw()
         if self.live is not None:
             await self.live.close()
+            await self._runner.replication.let_go(self._runner.folders(self._record(), self.copy))
         if self.process is not None:
             self.process.release()
 

@@ -125,7 +125,7 @@ class ClusterOrders(ClusterEndpoint):
 
     def _primary_view(self, copy: Copy) -> CopyView:
         rest = self._copies.rest
-        position = self._copies.flushed or (rest.position if rest is not None else None)
+        position = rest.position if rest is not None else self._copies.flushed or None
         return CopyView(
             name=copy.name,
             zone=copy.zone,

@@ -36,7 +36,8 @@ class ReaderEndpoint:
         self._owner.leave()
 
     def attached(self) -> None:
-        """See Endpoint.attached."""
+        """See Endpoint.attached. The next client gets another copy."""
+        self._turn += 1
         self._owner.attached()
 
     def detached(self) -> None:
@@ -68,7 +69,6 @@ class ReaderEndpoint:
         return self._choose() if self._owner.running() is not None else None
 
     def _choose(self) -> Entrance | None:
-        self._turn += 1
         return self._owner.reader_entrance(self._max_lag_s, self._turn)
 
     async def taken_over(self) -> None:

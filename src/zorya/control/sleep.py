@@ -44,10 +44,7 @@ class Sleep:
     async def look(self) -> None:
         """See what sessions there are, whether the engine rests, and who could not log in."""
         live, of_unseen = self._seat.held(), self._attendance.seen_by_look_at(self._clock.monotonic_s())
-        freeze_after_s = self._standing.record.freeze_after_s
-        await live.look(freeze_after_s)
-        for reader in self._copies.lives:
-            await reader.look(freeze_after_s)
+        await live.look(self._standing.record.freeze_after_s)
         counted = live.counted + sum(reader.counted for reader in self._copies.lives)
         self._attendance.see(counted, of_unseen=of_unseen, now_s=self._clock.monotonic_s())
         for failed in await live.failed_logins():

@@ -60,6 +60,10 @@ def _check_port_range(text: str) -> str:
     return text
 
 
+def _whole_number(value: object) -> object:
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
 def _split_addresses(value: object) -> object:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
@@ -137,7 +141,7 @@ class Settings(BaseSettings):
         ge=0,
         description="How long a capacity that was set by hand stays before the load decides again.",
     )
-    copies: Literal[1, 3, 6] = Field(
+    copies: Annotated[Literal[1, 3, 6], BeforeValidator(_whole_number)] = Field(
         default=6,
         description="How many copies a new cluster's volume has: 6, of which 4 have a commit before the client hears of "
         "it; 3, of which 2 have; or 1. A cluster's own number is chosen at its creation.",

@@ -1,4 +1,9 @@
-"""The epochs that a volume's log has gone through, and where copies stand in it. Pure."""
+"""The epochs that a volume's log has gone through, and where copies stand in it. Pure.
+
+Every epoch but the first goes on from a beginning of the log of the one before it: an election counts only copies whose
+log is of the present history. So the log at a position is of the last epoch that begins before it, and an epoch that
+another followed before it had a record, or whose records nobody else ever had, takes no part of the log.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +25,7 @@ class Relation(StrEnum):
 
 
 def position_of(epochs: Sequence[Epoch], joined: int, position: int) -> Position | None:
-    """Answer how far a copy's log goes that ends at `position`, by the epoch of its last record.
+    """Answer how far a copy's log goes that ends at `position`, in bytes, by the epoch of its last record.
 
     `joined` is the epoch that it has joined last, by its mark. What it has is of no later one, and of an earlier one
     where it has nothing beyond the later one's beginning. None when `joined` is not in the history: it took part in an
@@ -36,25 +41,41 @@ def position_of(epochs: Sequence[Epoch], joined: int, position: int) -> Position
     return Position(epoch=max(of), position=position) if of else None
 
 
+def mark_of(epochs: Sequence[Epoch], joined: int, *, begun: bool) -> int:
+    """Answer what a copy's mark is to say that says `joined`: another epoch, if that was abandoned and it never began it.
+
+    Only the copy that is to begin an epoch joins it before it has begun. If it did not become the primary (`begun`, as
+    the engine's files tell), then its log is still that of the last epoch before. If it did, its mark stays: what it has
+    is not to be gone by.
+    """
+    before = [epoch.number for epoch in epochs if epoch.number < joined]
+    is_abandoned = all(epoch.number != joined for epoch in epochs)
+    return max(before) if is_abandoned and before and not begun else joined
+
+
 def can_follow(epochs: Sequence[Epoch], at: Position | None) -> Relation:
-    """Answer how a log that ends there stands to that of the last epoch."""
+    """Answer how a log that ends there stands to that of the last epoch.
+
+    It has diverged if it has more than a later epoch began with, though that was not the next one.
+    """
     if at is None:
         return Relation.UNKNOWN
-    later = [epoch for epoch in epochs if epoch.number > at.epoch and epoch.begins_at is not None]
-    if later and at.position > min(epoch.begins_at for epoch in later if epoch.begins_at is not None):
-        return Relation.DIVERGED
-    return Relation.FOLLOWS
+    later = [epoch.begins_at for epoch in epochs if epoch.number > at.epoch and epoch.begins_at is not None]
+    return Relation.DIVERGED if later and at.position > min(later) else Relation.FOLLOWS
 
 
 def begin(volume: Volume, primary: str) -> Volume:
-    """Answer the volume with a new epoch, in which another copy is to become the primary."""
+    """Answer the volume with a new epoch, in which another copy is to become the primary.
+
+    The last one must have begun; one that has not is abandoned first.
+    """
     number = volume.last_epoch + 1
     epoch = Epoch(number=number, copy=primary, timeline=None, begins_at=None)
     return replace(volume, primary=primary, epochs=(*volume.epochs, epoch), last_epoch=number)
 
 
 def began(volume: Volume, timeline: int, begins_at: int) -> Volume:
-    """Answer the volume whose last epoch's copy has become the primary, with a log of its own from there on."""
+    """Answer the volume whose last epoch's copy has become the primary, with a log of its own from `begins_at` on."""
     return replace(volume, epochs=(*volume.epochs[:-1], replace(volume.epoch, timeline=timeline, begins_at=begins_at)))
 
 

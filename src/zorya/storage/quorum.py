@@ -1,4 +1,4 @@
-"""How many copies a commit is on, how many have to be heard to know of it, and how a volume is with those it has. Pure."""
+"""How many copies a commit is on, how many are read to know of it, and how a volume is with those it has. Pure."""
 
 from dataclasses import dataclass
 from enum import StrEnum

@@ -104,6 +104,8 @@ def _why_anew(seen: CopySeen) -> str:
         return f"It is damaged: {seen.damaged}"
     if not seen.marked:
         return "It is not known what it has: it took part in nothing that the volume went on from."
+    if seen.relation is Relation.UNKNOWN:
+        return "It is not known what it has: it took part in an epoch that was given up."
     if seen.relation is Relation.DIVERGED and seen.copy.kind is CopyKind.TAIL:
         return "It has log that the present one does not."
     if not seen.kept and not seen.streaming:

@@ -26,7 +26,7 @@ from zorya.engines.postgres import (
     server_log,
     verifiers,
 )
-from zorya.engines.postgres.replication import PostgresReplication
+from zorya.engines.postgres.replication import STANDBY_FILE, PostgresReplication
 
 _ENDED_RATHER_THAN_THE_FIRST: Mapping[str, str] = {
     # Manual chapter 19.4.4: each process that the first one starts gives up the protection from the kernel's
@@ -206,9 +206,10 @@ class Postgres:
         address = Address(host=found.listen_address or "127.0.0.1", port=found.port)
         if found.status == "stopping":
             return Readiness(phase=Phase.STOPPING, address=None)
-        if found.status == "standby":
-            return Readiness(phase=Phase.FOLLOWING, address=address)
         if found.status == "ready":
+            # A hot standby says the same. The file goes when it is promoted, before it says so again.
+            if (folders.data / STANDBY_FILE).exists():
+                return Readiness(phase=Phase.FOLLOWING, address=address)
             return Readiness(phase=Phase.READY, address=address)
         return Readiness(phase=Phase.STARTING, address=None)
 

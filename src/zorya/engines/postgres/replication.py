@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -70,6 +71,8 @@ class PostgresReplication:
             # Without it what the primary is told of is not on the disk.
             "--synchronous",
             "--no-loop",
+            # What it tells of a segment's last byte it tells with this only, in seconds.
+            "--status-interval=1",
             f"--slot={copy}",
             f"--dbname={_conninfo(source, copy)}",
         ]
@@ -154,32 +157,42 @@ class PostgresReplication:
                     await asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True)
 
     async def _run_with_progress(self, argv: Sequence[str | Path], progress: Callable[[float], None]) -> None:
-        program = await asyncio.create_subprocess_exec(
-            *(str(part) for part in argv),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
+        """Run a program that writes how far it is; it ends if the caller is cancelled. Raises CommandFailed, OSError."""
+        loop = asyncio.get_running_loop()
+        program = await asyncio.to_thread(self._spawn, argv)
+
+        def listen() -> str:
+            said = b""
+            with program as ended:
+                assert ended.stderr is not None
+                while piece := os.read(ended.stderr.fileno(), 4096):
+                    said = (said + piece)[-8192:]
+                    for part in _PERCENT.findall(piece):
+                        loop.call_soon_threadsafe(progress, int(part) / 100)
+            return said.decode(errors="replace")
+
+        listening = loop.run_in_executor(None, listen)
+        try:
+            said = await asyncio.shield(listening)
+        except asyncio.CancelledError:
+            program.kill()
+            await listening
+            raise
+        if program.returncode != 0:
+            raise commands.CommandFailed(argv, program.returncode, said)
+
+    def _spawn(self, argv: Sequence[str | Path]) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            [str(part) for part in argv],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             cwd="/",
             env=dict(commands.ENVIRONMENT),
             start_new_session=True,
             umask=0o077,
             **self._account.switch(),
         )
-        said = b""
-        try:
-            assert program.stderr is not None
-            while piece := await program.stderr.read(4096):
-                said = (said + piece)[-8192:]
-                for part in _PERCENT.findall(piece):
-                    progress(int(part) / 100)
-            code = await program.wait()
-        finally:
-            if program.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    program.kill()
-                await program.wait()
-        if code != 0:
-            raise commands.CommandFailed(argv, code, said.decode(errors="replace"))
 
     async def rejoin(self, instance: Instance, source: Source) -> None:
         """See Replication.rejoin."""
@@ -237,7 +250,7 @@ class PostgresReplication:
                 name: FollowerSeen(
                     flushed=parse_position(position) if position else 0,
                     replayed=parse_position(replayed) if replayed and not name.endswith("_tail") else None,
-                    is_streaming=state == "streaming",
+                    is_streaming=state == "streaming" and position is not None,
                 )
                 for name, state, position, replayed in followers
             },
