@@ -92,7 +92,7 @@ def test_a_size_has_three_digits_at_most(number: float, text: str) -> None:
         (1, 0.04, "1 B, 0.0 s"),
         (1023, None, "1023 B"),
         (16 * 1024, 0.31, "16 KiB, 0.3 s"),
-        (1023 * 1024, 9.96, "1 MiB, 10.0 s"),
+        (1023 * 1024, 9.96, "1 MiB, 10 s"),
         (3 * 2**30, 4000.0, "3 GiB, 1 h 6 min"),
     ],
 )

@@ -144,7 +144,7 @@ def test_volume_is_refused_and_recovered_by_hand_when_two_copies_are_left(volume
         volume.destroy_zone(zone)
     refused = server.cli("resume", volume.name)
     assert refused.returncode == 1
-    assert "2 of 6" in refused.stderr
+    assert "2 copies of 6" in refused.stderr
     assert server.cli("recover", volume.name).returncode != 0
     server.run("recover", volume.name, "--accept-data-loss")
     assert server.query("SELECT count(*) FROM t", volume.name) == [(1000,)]

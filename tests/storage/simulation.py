@@ -46,6 +46,8 @@ class Flaw(StrEnum):
     MARKED_FIRST = "a copy's mark says the new epoch before what it has too much of is cut back"
     DIVERGED_COUNT = "copies whose log is not of the present one count in an election"
     UNFLUSHED_SENT = "the primary gives away what is not on its own disk"
+    GIVEN_UP_EARLY = "an epoch is given up while the copy that may have begun it cannot be asked"
+    COLLECTED_UNMARKED = "a copy collects log of an epoch that its mark does not say"
     GAPS_COUNT = "a tail counts whose log does not go back to where the candidate's ends"
 
 
@@ -102,6 +104,8 @@ class Node:
     """Stopped by a signal: what comes for it waits until it wakes."""
     reached: bool = True
     """Whether the coordinator reaches it. Others do, all the same."""
+    slowness: float = 1.0
+    """How many times as long as others its disk takes."""
     life: int = 0
     """Which process this is, of those it has had."""
     pending: list[Record | None] = field(default_factory=list)
@@ -154,6 +158,8 @@ class World:
         self.serving = self.nodes[self.volume.primary]
         self.serving.leads = 1
         self.serving_epoch = 1
+        self._served_from: list[Record | None] = []
+        """The log with which the last primary began to serve."""
         self.acknowledged: dict[int, tuple[Record, int]] = {}
         self.furthest = Position(epoch=0, position=0)
         self._life: Iterator[None] | None = None
@@ -163,6 +169,8 @@ class World:
         self.slowness = self.random.choice([1.0, 1.0, 4.0])
         self.fault_every = self.random.choice([10.0, 25.0, 60.0])
         self.step_ticks = self.random.choice([0.5, 2.0, 6.0])
+        self.haste = self.random.choice([0.0, 0.5])
+        """How often a new primary fails at once."""
         self.fault_kinds = self._draw_fault_kinds()
 
     # What is said, and when.
@@ -227,7 +235,7 @@ class World:
         self._healing = True
         self.loss = 0.0
         for node in self.nodes.values():
-            node.reached = True
+            node.reached, node.slowness = True, 1.0
             self._wake(node)
         if self._life is None:
             self._start_coordinator()
@@ -272,14 +280,17 @@ class World:
         if epoch < self.serving_epoch:
             raise Violation(f"{node.name} serves in epoch {epoch}, after {self.serving_epoch}.")
         self._check_log(node, f"it serves in epoch {epoch}")
+        if epoch > self.serving_epoch and not self._healing and self.random.random() < self.haste:
+            self.after(self.delay(8.0), self.random.choice([self._lose_primary, self._crash_primary]))
         self.serving, self.serving_epoch = node, epoch
+        self._served_from = list(node.log)
         self.say(f"{node.name} serves in epoch {epoch} from {len(node.log)}")
 
     def _note_acknowledged(self, node: Node, record: Record, position: int) -> None:
         assert node.leads is not None
         if node.leads < self.serving_epoch:
             # A word that was under way is none of the old primary's doing, if the commit is part of the present log.
-            log = self.serving.log
+            log = self._served_from
             if position > len(log) or log[position - 1] != record:
                 raise Violation(
                     f"{node.name} acknowledges {record} for epoch {node.leads}, after {self.serving_epoch}."
@@ -323,7 +334,7 @@ class World:
                 else:
                     self._flush(node)
 
-        self.after(self.delay(0.7), flush)
+        self.after(self.delay(0.7) * node.slowness, flush)
 
     def _flush(self, node: Node) -> None:
         node.log.extend(node.pending)
@@ -432,6 +443,7 @@ class World:
             self._put_to_sleep,
             self._put_primary_to_sleep,
             self._put_out_of_reach,
+            self._slow_down,
             self._lose_primary,
             self._lose_copies,
             self._lose_zone,
@@ -492,6 +504,15 @@ class World:
         for node in some:
             node.reached = False
         self.after(self.delay(80.0), return_)
+
+    def _slow_down(self) -> None:
+        node = self._any()
+        node.slowness = 40.0
+
+        def recover() -> None:
+            node.slowness = 1.0
+
+        self.after(self.delay(80.0), recover)
 
     def _lose_primary(self) -> None:
         self._lose([self.nodes[self.volume.primary]])
@@ -649,7 +670,8 @@ class _Coordinator:
         if not self._is_usable(chosen, fenced):
             return
         # What it collects may be of any epoch up to the last.
-        chosen.mark = before
+        if world.flaw is not Flaw.COLLECTED_UNMARKED:
+            chosen.mark = before
         yield
         collected = yield from self._collect(chosen, world.nodes[choice.source], choice.position.position, fenced)
         if collected:
@@ -680,7 +702,7 @@ class _Coordinator:
 
     def _set_back(self, node: Node) -> None:
         """Have the mark of a copy that joined an epoch which it never began say the one before."""
-        if node.is_there and node.mark is not None:
+        if node.is_there and node.mark is not None and self.world.flaw is not Flaw.GIVEN_UP_EARLY:
             begun = any(record is not None and record.epoch == node.mark for record in node.log)
             node.mark = history.mark_of(self.world.volume.epochs, node.mark, begun=begun)
 
@@ -723,7 +745,10 @@ class _Coordinator:
         """
         world = self.world
         number, node = world.volume.epoch.number, self._primary
-        if not node.is_there or not node.reached:
+        if not (node.is_there and node.reached):
+            if world.flaw is Flaw.GIVEN_UP_EARLY:
+                world.volume = history.abandon(world.volume)
+                self._must_fail_over = True
             return
         own = [at for at, record in enumerate(node.log) if record is not None and record.epoch == number]
         if own:
@@ -746,8 +771,10 @@ class _Coordinator:
     # Repair, as in `control.copies`.
 
     def _attend(self, primary: Node) -> Iterator[None]:
-        for node in self._others:
-            if not self._feeds(primary) or self._primary is not primary:
+        others = self._others
+        self.random.shuffle(others)
+        for node in others:
+            if not self._feeds(primary):
                 return
             if not node.reached or (node.asleep and self.random.random() < 0.8):
                 continue
@@ -765,7 +792,7 @@ class _Coordinator:
         streaming = self._is_streaming(node, primary)
         if streaming:
             node.ends = 0
-            if node.begins_at and self.random.random() < 0.3:
+            if node.begins_at and self.random.random() < 0.1:
                 node.log[: node.begins_at] = primary.log[: node.begins_at]
                 node.begins_at = 0
                 yield

@@ -198,7 +198,7 @@ def modify(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change who may connect to a cluster, when it sleeps, and how many copies it has. Open sessions stay."""
+    """Change who may connect, when it sleeps and how many copies it has. Takes effect at once; open sessions stay."""
     changes: wire.ModifyCluster = {}
     if allow:
         changes["allow"] = allow

@@ -12,7 +12,7 @@ from zorya.core.volume import CopyKind, CopyState
 
 
 def show_copies(context: typer.Context, name: Name, *, as_json: AsJson = False) -> None:
-    """Show the copies of a cluster's volume: where each is, what it does and how far it is."""
+    """Show the copies of a cluster: where each is, and how far. Never wakes it."""
     copies = context.ensure_object(Invocation).api.copies(name)
     if as_json:
         output.print_json(copies)
@@ -53,8 +53,12 @@ def describe_lag(size: int | None, seconds: float | None) -> str:
         return "none"
     parts = [] if size is None else [_bytes(size)]
     if seconds is not None:
-        parts.append(f"{seconds:.1f} s" if seconds < 10 else output.duration(seconds))
+        parts.append(_seconds(seconds))
     return ", ".join(parts) or "-"
+
+
+def _seconds(number: float) -> str:
+    return f"{number:.1f} s" if number < 9.95 else output.duration(number)
 
 
 def _bytes(number: int) -> str:
@@ -81,7 +85,7 @@ def verify(context: typer.Context, name: Name, *, as_json: AsJson = False) -> No
 
 def _tell(found: wire.Verification, *, is_repaired: bool) -> None:
     number = "1 copy was" if found["copies"] == 1 else f"{found['copies']} copies were"
-    checked = f"{number} checked in {output.duration(found['took_s'])}"
+    checked = f"{number} checked in {_seconds(found['took_s'])}"
     if not found["damaged"]:
         output.say(f"{checked}; nothing is damaged.")
         return

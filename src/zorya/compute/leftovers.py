@@ -36,7 +36,7 @@ async def clear(folder: Path) -> int:
 
 
 async def kill(folder: Path) -> None:
-    """End every process that works in the folder with SIGKILL, frozen and stopped ones too, and wait until all are gone.
+    """End all processes that work in the folder with SIGKILL, frozen and stopped ones too, and wait until they are gone.
 
     Raises StopFailed as `clear`.
     """
@@ -68,7 +68,8 @@ def _kill(pid: int, folder: Path) -> None:
         return
     try:
         if procfs.works_in(pid, folder):
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     finally:
         os.close(pidfd)
 

@@ -41,7 +41,8 @@ _UPGRADES = {
     # Volumes may have several copies; none had.
     4: "UPDATE clusters SET record = json_set(record, '$.reader_port', null, '$.volume', json_object("
     "'copies', json_array(json_object('zone', 'a', 'kind', 'full', 'folder', 'clusters/' || id)),"
-    " 'primary', 'a_full', 'epochs', json_array(json_object('number', 1, 'copy', 'a_full', 'timeline', 1, 'begins_at', 0)),"
+    " 'primary', 'a_full', 'epochs',"
+    " json_array(json_object('number', 1, 'copy', 'a_full', 'timeline', 1, 'begins_at', 0)),"
     " 'last_epoch', 1, 'is_established', json('false')));",
 }
 """For each earlier format, what makes it the next."""

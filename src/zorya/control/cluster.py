@@ -245,17 +245,20 @@ class ClusterOwner(ClusterOrders):
         """Compare the record with what the host shows, once, at the start."""
         if self.record.status is Status.CREATING:
             return
+        if self._failover.is_unfinished:
+            # Which copy is the primary is not known before it is known how that ended.
+            with suppress(errors.ZoryaError):
+                await self._failover.finish()
         found = self._runner.find_running(self.record)
         self._resume_metering(found[0] if found is not None else None)
         if found is None:
-            # What followed it, and may be left, follows nothing any more.
-            await self._copies.end()
+            await self._end_followers()
             self._runner.remove_groups(self.record)
             self._standing.note_process(None)
             await self._copies.compare()
             await self._saved.load()
             return
-        await self._copies.adopt()
+        await self._adopt_followers()
         await self._forget_identities()
         await failpoints.reached("takeover.found")
         live, entrance = found
@@ -277,6 +280,19 @@ class ClusterOwner(ClusterOrders):
         if entrance and self._seat.entrance is entrance:
             # Those who came before it was known that the engine runs.
             self._waiting.settle(entrance)
+
+    async def _end_followers(self) -> None:
+        """End what followed a primary that runs no more. What hangs is dealt with at the next start."""
+        try:
+            await self._copies.end()
+        except errors.ZoryaError as error:
+            _log.error("a copy's processes are left", cluster=self.name, error=str(error))
+
+    async def _adopt_followers(self) -> None:
+        try:
+            await self._copies.adopt()
+        except errors.ZoryaError as error:
+            _log.error("a copy's processes are left", cluster=self.name, error=str(error))
 
     def _resume_metering(self, live: LiveEngine | None) -> None:
         """Have the meter go on from where an earlier server left it: the engine may have run all the time since."""

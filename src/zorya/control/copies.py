@@ -25,8 +25,10 @@ from zorya.control.surroundings import Surroundings
 from zorya.core import errors, failpoints, files, logging
 from zorya.core.model import Entrance
 from zorya.core.volume import Copy, CopyState, format_position
-from zorya.engines.base import LogEnd, Phase, PrimarySeen, Source
+from zorya.engines.base import LogEnd, Phase, PrimarySeen
+from zorya.engines.following import Source
 from zorya.storage import history, quorum, repair, retention
+from zorya.storage.election import Seen
 from zorya.storage.history import Relation
 from zorya.storage.quorum import Health
 from zorya.storage.repair import Action, CopySeen
@@ -176,7 +178,7 @@ class Copies:
         return self._source is not None
 
     def begin(self, source: Source) -> None:
-        """Start those that do not run, as soon as the primary at `source` can feed them, and attend to all from now on."""
+        """Start those that do not run, as soon as the primary at `source` can feed them, and attend to all of them."""
         if self.is_alone:
             return
         self.rest = None
@@ -189,7 +191,7 @@ class Copies:
         for one in self._fulls:
             # They take longest, and need nothing of the primary to begin with.
             if one.is_there and self._relation(one) is Relation.FOLLOWS and one.name not in self._work:
-                self._do(one, one.follow(source))
+                self._do(one, self._join(one))
         if self._attending is None:
             self._attending = asyncio.create_task(self._attend(), name=f"{self._standing.name}: copies")
 
@@ -264,7 +266,7 @@ class Copies:
             self._stir()
 
     async def make_anew_at_rest(self, name: str) -> None:
-        """Make a copy anew from the primary's files, nothing of the cluster running. Raises StorageProblem, DiskFull."""
+        """Make a copy anew from the primary's files, nothing of the cluster running. Raises StorageProblem."""
         one = self.members[name]
         await one.stop(at_once=True)
         if one.is_full:
@@ -559,6 +561,45 @@ class Copies:
             return Relation.DIVERGED
         return Relation.FOLLOWS
 
+    async def see(self, one: Member) -> Seen:
+        """Answer how far the log goes of a copy that gets none; a full one is started for it.
+
+        Raises NotReady when that cannot be told now, EngineProblem, StorageProblem.
+        """
+        record, replication, mark = self._standing.record, self._runner.replication, one.mark
+        if mark is None or not one.is_there or one.damaged:
+            return Seen(copy=one.copy, position=None)
+        if one.is_full:
+            await one.follow(None)
+            if not await one.following():
+                raise errors.NotReady(f"Copy {one.name} does not serve.")
+            end: LogEnd | None = await replication.received(self._runner.folders(record, one.copy))
+        else:
+            end = await replication.tail_end(await self._runner.installation(record), self._runner.tail_path(one.copy))
+        if end is None:
+            return Seen(copy=one.copy, position=None)
+        position = history.position_of(record.volume.epochs, mark.epoch, end.position)
+        return Seen(copy=one.copy, position=position, begins_at=end.begins)
+
+    async def _join(self, one: Member) -> None:
+        """Have a copy follow. One that was not there when the present epoch began does so only if it has no other log.
+
+        Its mark must not say the new epoch before that is certain; see storage.election.
+        """
+        assert self._source is not None
+        volume, mark = self._standing.record.volume, one.mark
+        if mark is not None and mark.epoch == volume.epoch.number:
+            await one.follow(self._source)
+            return
+        seen = await self.see(one)
+        relation = history.can_follow(volume.epochs, seen.position)
+        if relation is Relation.FOLLOWS or (seen.position is None and not one.is_full):
+            await one.follow(self._source)
+        elif one.is_full and relation is Relation.DIVERGED:
+            await self._rejoin(one, "It has log that the present one does not have.")
+        else:
+            await self._rebuild(one, "It has log that the present one does not have.")
+
     def _mend(self, one: Member, seen: PrimarySeen, now_s: float) -> None:
         """Have done what `storage.repair` decides."""
         step = repair.decide(
@@ -581,11 +622,11 @@ class Copies:
         )
         assert self._source is not None
         if step.action is Action.NONE and one.process is not None and one.source != self._source:
-            self._do(one, one.follow(self._source))
+            self._do(one, self._join(one))
             return
         match step.action:
             case Action.RESTART:
-                self._do(one, one.follow(self._source))
+                self._do(one, self._join(one))
             case Action.REJOIN:
                 self._do(one, self._rejoin(one, step.reason))
             case Action.REBUILD:

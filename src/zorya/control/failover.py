@@ -3,7 +3,7 @@
 The order is what makes it safe; `storage.election` has the proof. Each step that matters is durable before the next, so
 that a server that dies in the middle leaves what the next one goes on from:
 
-1. *Fence*: the old primary's processes are ended, and every copy that can be reached takes no log of its epoch any more.
+1. *Fence*: the old primary's processes are ended, and no copy that can be reached takes log of its epoch any more.
 2. *Read* how far the log of each goes, and *choose* which to go on from, and with which full copy.
 3. *Record* the new epoch, with the copy that is to begin it.
 4. *Collect*: that copy gets all that the chosen log has.
@@ -27,10 +27,9 @@ from zorya.control.standing import Standing
 from zorya.control.surroundings import Surroundings
 from zorya.core import errors, failpoints, logging
 from zorya.core.volume import Volume, format_position
-from zorya.engines.base import Source
+from zorya.engines.following import Source
 from zorya.storage import election, history, quorum, repair
 from zorya.storage.election import Choice, Refusal, Seen
-from zorya.storage.quorum import Position
 from zorya.storage.repair import Way
 
 _log = logging.get("zorya.control")
@@ -68,7 +67,7 @@ class Failover:
         return any(one.is_full for one in self._copies.members.values())
 
     def may_help(self) -> bool:
-        """Whether it has not been tried since the primary was last found not to start, and there is another full copy."""
+        """Whether there is another full copy, and none has been chosen for this reason already."""
         return self.is_possible and not self.reason
 
     def consider(self, why: str) -> None:
@@ -160,50 +159,24 @@ class Failover:
         data = self._runner.folders(record).data
         if data.exists():
             await leftovers.kill(data)
-        # Receivers end with it; those that hang are ended. What was said to follow it, follows nobody.
-        await asyncio.gather(*(self._detach(one) for one in self._copies.members.values()))
+        # The full copies are told to follow nobody as they are asked how far they are.
+        await asyncio.gather(*(self._end_receiver(one) for one in self._copies.members.values()))
 
-    async def _detach(self, one: Member) -> None:
-        try:
-            one.thaw()
-            if not one.is_full:
-                await one.stop(at_once=True)
-            elif one.is_there and self._joined(one) is not None:
-                async with asyncio.timeout(ANSWER_WITHIN_S):
-                    await one.follow(None)
-        except (errors.ZoryaError, OSError, TimeoutError) as error:
-            _log.warning("copy out of reach", cluster=self._standing.name, copy=one.name, error=str(error))
+    async def _end_receiver(self, one: Member) -> None:
+        one.thaw()
+        if not one.is_full:
             await one.stop(at_once=True)
-
-    def _joined(self, one: Member) -> int | None:
-        mark = one.mark
-        return mark.epoch if mark is not None else None
 
     async def _see(self, one: Member) -> Seen:
         """Answer how far a copy's log goes; a copy of which that cannot be told is out of reach."""
         try:
-            async with asyncio.timeout(ANSWER_WITHIN_S if one.live is not None or not one.is_full else 0):
-                return Seen(copy=one.copy, position=await self._position(one))
+            async with asyncio.timeout(ANSWER_WITHIN_S):
+                return await self._copies.see(one)
         except (errors.ZoryaError, OSError, TimeoutError) as error:
             _log.warning("copy out of reach", cluster=self._standing.name, copy=one.name, error=str(error))
+            # It must not take log of the old epoch later, and count for what it says then.
+            await one.stop(at_once=True)
             return Seen(copy=one.copy, position=None)
-
-    async def _position(self, one: Member) -> Position | None:
-        record, replication, joined = self._standing.record, self._runner.replication, self._joined(one)
-        if joined is None or not one.is_there or one.damaged:
-            return None
-        if one.is_full:
-            if not await one.following():
-                return None
-            end = await replication.received(self._runner.folders(record, one.copy))
-        else:
-            found = await replication.tail_end(
-                await self._runner.installation(record), self._runner.tail_path(one.copy)
-            )
-            if found is None:
-                return None
-            end = found
-        return history.position_of(record.volume.epochs, joined, end.position)
 
     def _choose(self, seen: Sequence[Seen]) -> Choice:
         volume = self._standing.record.volume
@@ -211,9 +184,9 @@ class Failover:
             where = format_position(one.position.position) if one.position else "out of reach"
             _log.info("copy seen", cluster=self._standing.name, copy=one.copy.name, position=where)
         if self.accepts_loss:
-            choice = election.after_loss(seen)
+            choice = election.after_loss(seen, epochs=volume.epochs)
         else:
-            choice = election.choose(quorum.rule(len(volume.copies)), seen, prefer=self._prefer)
+            choice = election.choose(quorum.rule(len(volume.copies)), seen, epochs=volume.epochs, prefer=self._prefer)
         self.is_refused = isinstance(choice, Refusal)
         if isinstance(choice, Refusal):
             raise errors.StartFailed(choice.reason, hint=choice.hint, client_message="too few copies of it are left")

@@ -4,6 +4,7 @@ written when the engine has ended cleanly with nothing changed since it was aske
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,7 +70,8 @@ class SavedIdentities:
 
         Raises StorageProblem.
         """
-        with files.disk_errors("Removing who may log in", self._path):
+        with files.disk_errors("Removing who may log in", self._path), suppress(FileNotFoundError):
+            # The folder may be gone with its disk, and the file with it.
             await asyncio.to_thread(files.sync_folder, self._path.parent)
 
 

@@ -26,17 +26,8 @@ from zorya.core.clock import Clock
 from zorya.core.home import ClusterFolders, Home
 from zorya.core.model import Address, Entrance, Handoff, Secret
 from zorya.core.volume import ZONES, Copy, CopyKind, Volume
-from zorya.engines.base import (
-    Engine,
-    Following,
-    HeldIdentities,
-    Installation,
-    Instance,
-    Phase,
-    Replication,
-    Source,
-    TlsFiles,
-)
+from zorya.engines.base import Engine, HeldIdentities, Installation, Instance, Phase, Replication, TlsFiles
+from zorya.engines.following import Following, Source
 from zorya.engines.handoff import Library
 from zorya.storage import quorum
 
@@ -302,8 +293,9 @@ class InstanceRunner:
     def entrance(self, record: ClusterRecord, process: EngineProcess, copy: Copy | None = None) -> Entrance | None:
         """Answer how to get into a running engine; None when it takes nobody, or not any more."""
         folders = self.folders(record, copy)
-        address = self._engine.readiness(folders, process.pid).address
-        if address is None:
+        readiness = self._engine.readiness(folders, process.pid)
+        address = readiness.address
+        if address is None or (readiness.phase is Phase.FOLLOWING and (copy is None)):
             return None
         if folders.inlet.exists():
             handoff = Handoff(inlet=folders.inlet, reason="The engine takes connections from Zorya.")

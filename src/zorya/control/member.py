@@ -20,7 +20,8 @@ from zorya.core import files, logging
 from zorya.core.capacity import Bounds
 from zorya.core.clock import Clock
 from zorya.core.volume import Copy, CopyKind, CopyState
-from zorya.engines.base import FollowerSeen, Phase, Source
+from zorya.engines.base import FollowerSeen, Phase
+from zorya.engines.following import Source
 from zorya.storage.repair import Process
 
 ENDING_S = 5.0

@@ -18,7 +18,7 @@ from zorya.control.surroundings import Surroundings
 from zorya.control.waiting import WaitingRoom
 from zorya.core import errors, failpoints, logging
 from zorya.core.model import Compute, Entrance
-from zorya.engines.base import Source
+from zorya.engines.following import Source
 
 _log = logging.get("zorya.control")
 

@@ -6,8 +6,7 @@ after the other, each stopped for it; the primary serves, and is looked at when 
 """
 
 import asyncio
-import contextlib
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from zorya.control import marks
 from zorya.control.copies import Copies
@@ -19,7 +18,8 @@ from zorya.control.surroundings import Surroundings
 from zorya.control.view import VerifyView
 from zorya.core import errors, files, logging
 from zorya.core.model import Compute
-from zorya.core.volume import Copy, CopyKind
+from zorya.core.volume import Copy, CopyKind, Volume
+from zorya.storage import quorum
 
 _log = logging.get("zorya.control")
 
@@ -74,12 +74,9 @@ class Scrub:
             if self._copies.rest is not None and member.reason and not damaged[member.name]:
                 damaged[member.name] = [member.reason]
         bad = {name: found for name, found in damaged.items() if found}
-        repaired = []
         for name, found in bad.items():
-            await self._distrust(record.volume.copy(name), found)
-        for name in bad:
-            if await self._repair_at_rest(record.volume.copy(name), set(bad)):
-                repaired.append(name)
+            await self._tell_damage(name, found)
+        repaired = await self._repair_at_rest(record.volume, set(bad))
         await self._copies.compare()
         return await self._report(len(damaged), bad, repaired, self._clock.monotonic_s() - began_s)
 
@@ -93,7 +90,9 @@ class Scrub:
                 found = await self._look_at(member.copy)
                 if found:
                     bad[member.name] = found
-                    await self._distrust(member.copy, found)
+                    await self._tell_damage(member.name, found)
+                    await self._distrust(member.copy)
+                    member.damaged = " ".join(found)
         return await self._report(looked_at, bad, list(bad), self._clock.monotonic_s() - began_s)
 
     async def _look_at(self, copy: Copy) -> Sequence[str]:
@@ -116,41 +115,55 @@ class Scrub:
             ]
         else:
             tail = self._runner.tail_path(copy)
-            found = list(await replication.verify_log(installation, tail, begin=0, end=None))
+            rest = self._copies.rest
+            end = rest.position if rest is not None else None
+            found = list(await replication.verify_log(installation, tail, begin=0, end=end))
         if not found:
             await self._copies.note_verified(copy, self._clock.now())
         return found
 
-    async def _distrust(self, copy: Copy, found: Sequence[str]) -> None:
-        told = f"Copy {copy.name}: {' '.join(found)}"
-        _log.warning("damage found", cluster=self._standing.name, copy=copy.name, found=told)
-        with files.disk_errors("Removing a copy's mark", self._runner.mark_path(copy)):
-            await asyncio.to_thread(marks.distrust, self._runner.mark_path(copy))
-        member = self._copies.members.get(copy.name)
-        if member is not None:
-            member.damaged = told
+    async def _tell_damage(self, name: str, found: Sequence[str]) -> None:
+        told = f"Copy {name}: {' '.join(found)}"
+        _log.warning("damage found", cluster=self._standing.name, copy=name, found=told)
         await self._standing.tell(EventKind.DAMAGE_FOUND, told)
 
-    async def _repair_at_rest(self, copy: Copy, bad: set[str]) -> bool:
-        """Make a copy anew from those that rest undamaged; answer whether that was done, or will be."""
-        record = self._standing.record
-        if copy.name == record.volume.primary:
-            if not self._failover.is_possible:
-                return False
+    async def _distrust(self, copy: Copy) -> None:
+        """Have a copy not gone on from. Raises StorageProblem."""
+        path = self._runner.mark_path(copy)
+        with files.disk_errors("Removing a copy's mark", path):
+            await asyncio.to_thread(marks.distrust, path)
+
+    async def _repair_at_rest(self, volume: Volume, bad: Set[str]) -> list[str]:
+        """Make what is damaged anew from what is not; answer which copies that is done for, or will be.
+
+        Damage to the primary leaves the others to go on from, as long as enough of them are good to know all that was
+        committed. Where too few are, nothing is changed: what there is may be all that there is.
+        """
+        if volume.primary in bad:
+            good = len(volume.copies) - len(bad)
+            others = any(one.is_full and one.name not in bad for one in self._copies.members.values())
+            if good < quorum.rule(len(volume.copies)).read or not others:
+                return []
+            await self._distrust(volume.copy(volume.primary))
             self._failover.reason = "The primary's data is damaged."
-            return True
-        if record.volume.primary in bad:
-            # It is made anew from the next primary, once that serves.
-            return True
-        with contextlib.suppress(errors.ZoryaError):
-            await self._copies.make_anew_at_rest(copy.name)
-            return True
-        return False
+            for name in bad - {volume.primary}:
+                await self._distrust(volume.copy(name))
+            # They are made anew once the next primary serves.
+            return sorted(bad)
+        repaired = []
+        for name in sorted(bad):
+            try:
+                await self._copies.make_anew_at_rest(name)
+            except errors.ZoryaError as error:
+                _log.warning("a copy cannot be made anew", cluster=self._standing.name, copy=name, error=str(error))
+            else:
+                repaired.append(name)
+        return repaired
 
     async def _report(
         self, looked_at: int, bad: dict[str, Sequence[str]], repaired: Sequence[str], took_s: float
     ) -> VerifyView:
-        damaged = tuple(sentence for found in bad.values() for sentence in found)
+        damaged = tuple(f"Copy {name}: {' '.join(found)}" for name, found in bad.items())
         told = f"{looked_at} copies were looked at, {len(bad)} of them damaged."
         await self._standing.tell(EventKind.VERIFIED, told)
         return VerifyView(copies=looked_at, damaged=damaged, repaired=tuple(repaired), took_s=took_s)

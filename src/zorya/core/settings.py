@@ -143,8 +143,8 @@ class Settings(BaseSettings):
     )
     copies: Annotated[Literal[1, 3, 6], BeforeValidator(_whole_number)] = Field(
         default=6,
-        description="How many copies a new cluster's volume has: 6, of which 4 have a commit before the client hears of "
-        "it; 3, of which 2 have; or 1. A cluster's own number is chosen at its creation.",
+        description="How many copies a new cluster's volume has: 6, of which 4 have a commit before the client hears "
+        "of it; 3, of which 2 have; or 1. A cluster's own number is chosen at its creation.",
     )
     zone_dirs: Annotated[dict[str, Path], NoDecode, BeforeValidator(parse_zone_dirs)] = Field(
         default={},

@@ -13,6 +13,7 @@ from zorya.core.capacity import Acu, Bounds
 from zorya.core.home import ClusterFolders
 from zorya.core.identity import FailedLogin, Identities
 from zorya.core.model import Address, EngineKind, Secret
+from zorya.engines.following import Following, Source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,35 +52,6 @@ class TlsFiles:
     """PEM, without a passphrase."""
     min_version: str
     """The oldest version of TLS that is spoken: "1.0", "1.1", "1.2" or "1.3"."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
-    """Where another copy of the volume gives its log away."""
-
-    socket: Path
-    """The folder of the engine's Unix socket."""
-    port: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Following:
-    """A full copy's place among the copies of its volume."""
-
-    copy: str
-    """Its name."""
-    others: tuple[str, ...]
-    """The names of all the other copies. While this one is the primary, they follow it."""
-    needed: int
-    """How many of the others have a commit on their disk before the client hears of it; 0 is none."""
-    leads: bool
-    """Whether it is started as the primary; otherwise it follows, and serves reads only."""
-    source: Source | None
-    """Where one that follows gets its log now; None while it is to get none, and for the primary."""
-    collected: Path | None
-    """A folder with log that it is to replay besides, as `Replication.offer` made it; None is none."""
-    keep_bytes: int
-    """How much log the primary keeps, at most, for a copy that has fallen behind or is gone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,6 +140,8 @@ class LogEnd:
     """That of the last record."""
     position: int
     """Where the last whole record ends, in bytes."""
+    begins: int = 0
+    """From where on the log is there without a gap; 0 for a full copy, which has replayed what was before."""
     last: int | None = None
     """Where the last whole record begins, where that is known."""
 
@@ -272,7 +246,7 @@ class Replication(Protocol):
         """Whether a full copy, which does not run, has replayed everything up to the primary's `rest`."""
 
     def tail_reaches(self, tail: Path, end: LogEnd) -> bool:
-        """Whether a tail has the primary's last record, that of its clean stop, whole. `end` is the primary's `rest`."""
+        """Whether a tail has the whole of the primary's last record, that of its clean stop. `end` is its `rest`."""
 
     async def tail_end(self, installation: Installation, tail: Path) -> LogEnd | None:
         """Answer how far a tail's log goes, whose receiver does not run; None when it has none, or none that is whole.
@@ -296,7 +270,7 @@ class Replication(Protocol):
         """Answer where a full copy has its log."""
 
     def needs_from(self, folders: ClusterFolders) -> int:
-        """Answer from which position on a full copy needs the log to start. Reads one small file. Raises DataDamaged."""
+        """Answer from where on a full copy needs the log to start. Reads one small file. Raises DataDamaged."""
 
     async def prune_tail(self, tail: Path, *, before: int, older_than_s: float) -> int:
         """Remove a tail's whole segments that end before this position and were written before; answer the bytes."""

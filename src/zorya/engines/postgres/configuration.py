@@ -11,7 +11,7 @@ from pathlib import Path
 
 from zorya.core.capacity import Acu, Bounds
 from zorya.core.volume import ZONES, CopyKind
-from zorya.engines.base import Following
+from zorya.engines.following import Following
 from zorya.engines.postgres import server_log, sizes
 
 ADMIN = "zorya_admin"

@@ -6,7 +6,7 @@ host's byte order. Zorya's clusters have the default segment size.
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +77,7 @@ def histories(folder: Path) -> dict[int, Path]:
 
 
 def begin_of(history: Path) -> int:
-    """Answer where the timeline of a history file begins: its last line names its parent and the switch (timeline.c)."""
+    """Answer where the timeline of a history file begins: its last line names its parent and the switch."""
     switches = _SWITCH.findall(history.read_text())
     if not switches:
         return 0
@@ -85,11 +85,32 @@ def begin_of(history: Path) -> int:
     return (int(high, 16) << 32) | int(low, 16)
 
 
+def begin_without_gap(found: Sequence[Segment]) -> int:
+    """Answer the position from which on segments, whatever their timelines, follow one another up to the last."""
+    numbers = sorted({one.number for one in found}, reverse=True)
+    first = numbers[0]
+    for number in numbers[1:]:
+        if number != first - 1:
+            break
+        first = number
+    return first * SEGMENT_BYTES
+
+
 def _entries(folder: Path) -> Iterator[Path]:
     try:
         yield from folder.iterdir()
     except OSError:
         return
+
+
+def is_used(segment: Segment) -> bool:
+    """Whether log has been written to it: its first page says where it belongs. One kept for later says otherwise."""
+    with segment.path.open("rb") as file:
+        header = file.read(_SHORT_HEADER)
+    if len(header) < _SHORT_HEADER:
+        return False
+    magic, _, _, position = struct.unpack_from("=HHIQ", header)
+    return bool(magic != 0 and position == segment.begin)
 
 
 def end_of_record(path: Path, position: int) -> int | None:

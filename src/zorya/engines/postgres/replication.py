@@ -6,13 +6,14 @@ for each by a physical replication slot of the copy's name. All of it goes over 
 
 import asyncio
 import contextlib
+import itertools
 import os
 import re
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
 from pathlib import Path
 
 import psycopg
@@ -23,7 +24,8 @@ from zorya.core import commands, errors, files
 from zorya.core.account import Account
 from zorya.core.home import ClusterFolders
 from zorya.core.volume import format_position, parse_position
-from zorya.engines.base import FollowerSeen, Installation, Instance, LogEnd, PrimarySeen, Source
+from zorya.engines.base import FollowerSeen, Installation, Instance, LogEnd, PrimarySeen
+from zorya.engines.following import Source
 from zorya.engines.postgres import admin, configuration, control_file, identities, lockfile, log_files
 from zorya.engines.postgres.log_files import SEGMENT_BYTES, Segment
 
@@ -31,6 +33,9 @@ STANDBY_FILE = "standby.signal"
 """What makes a follower of a full copy (manual, "Standby Server Operation"); PostgreSQL removes it when it promotes."""
 
 PROMOTE_WITHIN_S = 60
+
+ANSWER_WITHIN_S = 5.0
+"""How long an engine may take to answer a question."""
 
 _LOOK = """
 SELECT pg_catalog.pg_current_wal_flush_lsn()::text,
@@ -157,7 +162,7 @@ class PostgresReplication:
                     await asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True)
 
     async def _run_with_progress(self, argv: Sequence[str | Path], progress: Callable[[float], None]) -> None:
-        """Run a program that writes how far it is; it ends if the caller is cancelled. Raises CommandFailed, OSError."""
+        """Run a program that says how far it is; it ends if the caller is cancelled. Raises CommandFailed."""
         loop = asyncio.get_running_loop()
         program = await asyncio.to_thread(self._spawn, argv)
 
@@ -276,7 +281,7 @@ class PostgresReplication:
 
     async def promote(self, folders: ClusterFolders) -> None:
         """See Replication.promote."""
-        async with self._asking(folders) as connection:
+        async with self._asking(folders, PROMOTE_WITHIN_S + ANSWER_WITHIN_S) as connection:
             row = await (
                 await connection.execute(
                     sql.SQL("SELECT NOT pg_is_in_recovery() OR pg_promote(true, {})").format(PROMOTE_WITHIN_S)
@@ -291,7 +296,9 @@ class PostgresReplication:
             await self._connections.pop(key).close()
 
     @contextlib.asynccontextmanager
-    async def _asking(self, folders: ClusterFolders):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    async def _asking(
+        self, folders: ClusterFolders, within_s: float = ANSWER_WITHIN_S
+    ) -> AsyncIterator[psycopg.AsyncConnection]:
         """Lend the connection to the engine that runs there; it is kept for the next question."""
         found = _lock(folders)
         if found is None or found.port is None:
@@ -300,12 +307,15 @@ class PostgresReplication:
         try:
             connection = self._connections.pop(key, None) or await admin.connect(*key)
             try:
-                yield connection
+                async with asyncio.timeout(within_s):
+                    yield connection
             except BaseException:
                 await connection.close()
                 raise
         except psycopg.Error as error:
             raise admin.explain(error) from error
+        except TimeoutError as error:
+            raise errors.EngineProblem(f"The engine on {folders.data} has not answered for {within_s:g} s.") from error
         other = self._connections.get(key)
         self._connections[key] = connection
         if other is not None:
@@ -363,7 +373,7 @@ class PostgresReplication:
             for count in (1, 2, 3):
                 end = await self._end_of(installation, of_it[-count:])
                 if end is not None:
-                    return LogEnd(timeline=timeline, position=end)
+                    return LogEnd(timeline=timeline, position=end, begins=log_files.begin_without_gap(found))
         return None
 
     async def _end_of(self, installation: Installation, run: Sequence[Segment]) -> int | None:
@@ -385,10 +395,12 @@ class PostgresReplication:
         segment after them.
         """
 
+        after = log_files.name_of(run[-1].timeline, run[-1].number + 1)
+
         def prepare(folder: Path) -> None:
             for one in run:
                 (folder / one.name).symlink_to(one.path)
-            with (folder / log_files.name_of(run[-1].timeline, run[-1].number + 1)).open("wb") as file:
+            with (folder / after).open("wb") as file:
                 file.truncate(SEGMENT_BYTES)
 
         with tempfile.TemporaryDirectory(prefix="zorya-log-") as name:
@@ -399,7 +411,7 @@ class PostgresReplication:
             try:
                 return await asyncio.to_thread(
                     commands.run_blocking,
-                    [installation.program("pg_waldump"), "--quiet", f"--path={folder}", run[0].name],
+                    [installation.program("pg_waldump"), "--quiet", f"--path={folder}", run[0].name, after],
                     account=None,
                 )
             except commands.CommandFailed as error:
@@ -557,7 +569,7 @@ def _link(link: Path, target: Path) -> None:
 def _gaps(of_it: Sequence[Segment]) -> list[str]:
     return [
         f"A segment of log is missing before {one.path}."
-        for before, one in zip(of_it, of_it[1:], strict=False)
+        for before, one in itertools.pairwise(of_it)
         if one.number != before.number + 1
     ]
 
@@ -565,7 +577,7 @@ def _gaps(of_it: Sequence[Segment]) -> list[str]:
 def _goes_on(of_it: Sequence[Segment], reached: int) -> bool:
     """Whether there is log of a later segment than that in which the last whole record ends."""
     number = (reached - 1) // SEGMENT_BYTES
-    return any(one.number > number and any(one.path.read_bytes()[: log_files.PAGE_BYTES]) for one in of_it)
+    return any(one.number > number and log_files.is_used(one) for one in of_it)
 
 
 def _explain(error: commands.CommandFailed, doing: str, where: Path) -> errors.ZoryaError:
