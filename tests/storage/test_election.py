@@ -54,7 +54,7 @@ def test_the_preferred_copy_is_chosen_when_others_are_as_far_and_only_then() -> 
 
 
 def test_the_commit_is_kept_when_a_copy_without_it_has_joined_a_later_epoch() -> None:
-    """The example of the proof: c_tail joined epoch 2 and got nothing of it; a_tail has the commit at 100, of epoch 1."""
+    """The example of the proof: c_tail joined epoch 2 and got no log of it; a_tail has the commit, of epoch 1."""
     positions = {
         "c_full": history.position_of(TWO, 2, 90),
         "a_tail": history.position_of(TWO, 1, 100),

@@ -3,6 +3,7 @@
 from collections import Counter
 
 import pytest
+
 from storage import simulation
 from storage.world import Flaw
 

@@ -36,7 +36,7 @@ async def clear(folder: Path) -> int:
 
 
 async def kill(folder: Path) -> None:
-    """End all processes that work in the folder with SIGKILL, frozen and stopped ones too, and wait until they are gone.
+    """End all processes that work in the folder with SIGKILL, stopped ones too, and wait until they are gone.
 
     Raises StopFailed as `clear`.
     """

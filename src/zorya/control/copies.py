@@ -51,6 +51,9 @@ SETTLE_S = 5.0
 REST_WITHIN_S = 10.0
 """How long a full copy may take to replay the last of the log, once the primary has stopped."""
 
+JOINT_S = 1.0
+"""How long the engine has to take a new rule for commits, before it is relied on."""
+
 PRUNE_EVERY_S = 60.0
 
 _QUICK_S = 0.01
@@ -88,6 +91,8 @@ class Copies:
         self._unwell_since_s: float | None = None
         self._told = Health.WHOLE
         self._pruned_s = 0.0
+        self._joint: tuple[float, int | None] | None = None
+        """Since when commits wait for all copies, so that all can count, and the position all have to have first."""
         self._stirring = asyncio.Event()
         self.renew()
 
@@ -184,6 +189,7 @@ class Copies:
         self.rest = None
         self._source = source
         self._kept = None
+        self._joint = None
         self.primary_problem = ""
         self._began_s = self._clock.monotonic_s()
         self._flushed.clear()
@@ -232,7 +238,7 @@ class Copies:
         if not self._runner.has_files(record, copy):
             return "The primary's data is not there."
         mark = marks.read(self._runner.mark_path(copy))
-        if record.volume.is_established and (mark is None or mark.epoch != record.volume.epoch.number):
+        if len(record.volume.established) > 1 and (mark is None or mark.epoch != record.volume.epoch.number):
             return "The primary's data is not to be trusted: it has no mark of the present epoch."
         return ""
 
@@ -394,6 +400,27 @@ class Copies:
                     return
             await asyncio.sleep(_QUICK_S)
 
+    async def agree(self) -> bool:
+        """Have every commit on all copies from now on, and wait until all have what was before; answer whether they do.
+
+        So that fewer of them can count. `resize` has the rule of their number hold again.
+        """
+        live, runner, record = self._seat.live, self._runner, self._standing.record
+        if live is None:
+            return False
+        await runner.reconfigure(record, live.process, self._standing.capacity, needed=len(record.volume.others))
+        await asyncio.sleep(JOINT_S)
+        folders = runner.folders(record)
+        wanted = (await runner.replication.look(folders)).flushed
+        deadline = self._clock.monotonic_s() + REST_WITHIN_S
+        while self._clock.monotonic_s() < deadline:
+            seen = (await runner.replication.look(folders)).followers
+            if all(name in seen and seen[name].flushed >= wanted for name in self.members):
+                return True
+            await asyncio.sleep(_QUICK_S * 5)
+        await runner.reconfigure(record, live.process, self._standing.capacity)
+        return False
+
     async def resize(self, source_of: Callable[[Entrance], Source]) -> None:
         """Take up that the record has other copies than before: make what is missing, remove what is too much."""
         before = dict(self.members)
@@ -505,7 +532,7 @@ class Copies:
                 self._mend(one, seen, now_s)
             if one.live is not None and not one.live.is_freezing and not one.is_being_looked_at:
                 one.look(record.freeze_after_s)
-        await self._establish()
+        await self._establish(seen, now_s)
         self._tell_health(now_s)
         await self._prune(seen, now_s)
         waits = any(one.state is not CopyState.CURRENT for one in self.members.values())
@@ -722,26 +749,44 @@ class Copies:
         upto = self._flushed[-1][1] if self._flushed else 0
         await replication.mend_tail(self._runner.tail_path(one.copy), [*tails, *logs], upto=upto)
 
-    async def _establish(self) -> None:
-        """Have commits wait for the copies from now on, once all of them are there for the first time."""
+    async def _establish(self, seen: PrimarySeen, now_s: float) -> None:
+        """Have all copies count for commits, once all of them are there for the first time.
+
+        Between the old rule and the new one both hold: a commit is on all copies. So whichever of them is recorded when
+        the primary is lost, those that are read then have every commit.
+        """
         record, live = self._standing.record, self._seat.live
-        if record.volume.is_established or live is None:
+        if record.volume.is_established or live is None or self.current < len(record.volume.copies):
+            self._joint = None
             return
-        if self.current < len(record.volume.copies):
+        capacity = self._standing.capacity
+        if self._joint is None:
+            await self._runner.reconfigure(record, live.process, capacity, needed=len(record.volume.others))
+            self._joint = (now_s, None)
             return
+        since_s, position = self._joint
+        if now_s - since_s < JOINT_S:
+            return
+        if position is None:
+            # The engine has taken it by now: what comes after this waits for all, and what came before is looked for.
+            self._joint = (since_s, seen.flushed)
+            return
+        if any(one.seen is None or one.seen.flushed < position for one in self.members.values()):
+            return
+        self._joint = None
         rule = quorum.rule(len(record.volume.copies))
+        names = tuple(one.name for one in record.volume.copies)
         await self._standing.edit(
-            lambda before: replace(before, volume=replace(before.volume, is_established=True)),
+            lambda before: replace(before, volume=replace(before.volume, established=names)),
             EventKind.VOLUME_WHOLE,
             lambda _before, _after: f"All {rule.copies} copies are made; a commit is on {rule.write} from now on.",
         )
         self._told = Health.WHOLE
-        await self._runner.reconfigure(self._standing.record, live.process, self._standing.capacity)
+        await self._runner.reconfigure(self._standing.record, live.process, capacity)
         for one in self._fulls:
             if one.live is not None:
-                await self._runner.write_following(
-                    self._standing.record, one.copy, one.live.process, self._source, None
-                )
+                process = one.live.process
+                await self._runner.write_following(self._standing.record, one.copy, process, self._source, None)
 
     def _tell_health(self, now_s: float) -> None:
         """Have it told when the volume's health is another for a while."""

@@ -63,8 +63,14 @@ class Failover:
 
     @property
     def is_possible(self) -> bool:
-        """Whether there is another full copy."""
-        return any(one.is_full for one in self._copies.members.values())
+        """Whether there is another full copy that counts."""
+        return any(one.is_full for one in self._counted)
+
+    @property
+    def _counted(self) -> list[Member]:
+        """The copies by whose number the rule goes that is in force, but for the primary."""
+        volume = self._standing.record.volume
+        return [one for one in self._copies.members.values() if one.name in volume.established]
 
     def may_help(self) -> bool:
         """Whether there is another full copy, and none has been chosen for this reason already."""
@@ -123,7 +129,7 @@ class Failover:
         try:
             await self._fence()
             await failpoints.reached("failover.fenced")
-            candidates = list(self._copies.members.values())
+            candidates = list(self._copies.members.values()) if self.accepts_loss else self._counted
             seen = await asyncio.gather(*(self._see(one) for one in candidates))
             choice = self._choose(seen)
             await self._begin(choice)
@@ -186,7 +192,9 @@ class Failover:
         if self.accepts_loss:
             choice = election.after_loss(seen, epochs=volume.epochs)
         else:
-            choice = election.choose(quorum.rule(len(volume.copies)), seen, epochs=volume.epochs, prefer=self._prefer)
+            choice = election.choose(
+                quorum.rule(len(volume.established)), seen, epochs=volume.epochs, prefer=self._prefer
+            )
         self.is_refused = isinstance(choice, Refusal)
         if isinstance(choice, Refusal):
             raise errors.StartFailed(choice.reason, hint=choice.hint, client_message="too few copies of it are left")

@@ -49,6 +49,8 @@ FREQUENT_EVENTS_KEPT = 1000
 
 _REOPEN_EVERY_S = 5.0
 _TIDY_EVERY_S = 60.0
+_VERIFY_EVERY_S = 60.0
+"""How often it is seen whose verification is due."""
 
 
 class Doors(Protocol):
@@ -144,6 +146,7 @@ class Fleet:
                     self._run_owner(owner)
                 tasks.create_task(self._reopen_doors(), name="reopen doors")
                 tasks.create_task(self._tidy(), name="tidy")
+                tasks.create_task(self._verify_what_is_due(), name="verify")
                 tasks.create_task(self._autoscaler.run(), name="autoscaler")
                 self._started.set()
         finally:
@@ -228,8 +231,21 @@ class Fleet:
             await asyncio.sleep(_TIDY_EVERY_S)
             for owner in list(self._owners.values()):
                 if owner.pid is not None:
-                    await self._runner.keep_log_bounded(owner.record)
+                    await self._runner.keep_logs_bounded(owner.record)
                     await owner.measure()
+
+    async def _verify_what_is_due(self) -> None:
+        """Have the volumes at rest verified, one after the other, that have not been for long."""
+        every_h = self._settings.scrub_every_h
+        while every_h is not None:
+            for owner in list(self._owners.values()):
+                since_s = owner.verification_due_s
+                if since_s is not None and since_s >= every_h * 3600:
+                    try:
+                        await owner.verify()
+                    except errors.ZoryaError as error:
+                        _log.info("not verified", cluster=owner.name, reason=error.message)
+            await asyncio.sleep(_VERIFY_EVERY_S)
 
     async def _prune_events(self) -> None:
         before = self._clock.now() - timedelta(days=self._settings.event_retention_days)

@@ -134,7 +134,7 @@ class InstanceRunner:
 
         Raises EngineMissing, StorageProblem.
         """
-        log = self.tail_path(copy).parent / "log" / "receiver.log"
+        log = self._receiver_log(copy)
         with files.disk_errors("Preparing a receiver's start", log.parent):
             files.ensure_folder(log.parent, mode=0o700)
             logfile.rotate(log, max_bytes=self._log_max_bytes)
@@ -335,12 +335,16 @@ class InstanceRunner:
         await self._engine.write_tls(await self.instance(record))
         process.signal(self._engine.reload_signal)
 
-    async def reconfigure(self, record: ClusterRecord, process: EngineProcess, capacity: float) -> None:
+    async def reconfigure(
+        self, record: ClusterRecord, process: EngineProcess, capacity: float, *, needed: int | None = None
+    ) -> None:
         """Have an engine that runs read the present configuration, as far as it takes that without a start.
+
+        `needed`: see `instance`.
 
         Raises DiskFull, StorageProblem, EngineMissing.
         """
-        await self._engine.write_configuration(await self.instance(record, capacity=capacity))
+        await self._engine.write_configuration(await self.instance(record, capacity=capacity, needed=needed))
         self.reload(process)
 
     async def write_capacity(self, record: ClusterRecord, capacity: float) -> bool:
@@ -427,9 +431,15 @@ class InstanceRunner:
         """
         return self._engine.killed_processes(logfile.read_from(self.folders(record).log, mark), first)
 
-    async def keep_log_bounded(self, record: ClusterRecord) -> None:
-        """Rotate the engine's log if it has grown too large."""
-        await asyncio.to_thread(logfile.rotate, self.folders(record).log, max_bytes=self._log_max_bytes)
+    async def keep_logs_bounded(self, record: ClusterRecord) -> None:
+        """Rotate the logs of the copies' engines and receivers that have grown too large."""
+        for copy in record.volume.copies:
+            log = self.folders(record, copy).log if copy.kind is CopyKind.FULL else self._receiver_log(copy)
+            if log.exists():
+                await asyncio.to_thread(logfile.rotate, log, max_bytes=self._log_max_bytes)
+
+    def _receiver_log(self, copy: Copy) -> Path:
+        return self.tail_path(copy).parent / "log" / "receiver.log"
 
     def _library_for_start(self) -> Path | None:
         """Answer the library, unless it has been removed since it was tried out: the loader would only complain."""
@@ -444,8 +454,12 @@ class InstanceRunner:
         copy: Copy | None = None,
         source: Source | None = None,
         collected: Path | None = None,
+        needed: int | None = None,
     ) -> Instance:
-        """Answer a full copy as its engine is to see it; None is the primary. See engines.base.Following."""
+        """Answer a full copy as its engine is to see it; None is the primary. See engines.following.
+
+        `needed` of all the others are to have each commit; None is by the rule in force.
+        """
         return Instance(
             cluster=record.name,
             installation=await self._installed.choose(record.engine_major),
@@ -458,11 +472,16 @@ class InstanceRunner:
             acu=self._acu,
             library=self._library_for_start(),
             tls=self._tls(),
-            following=self._following(record.volume, copy, source, collected),
+            following=self._following(record.volume, copy, source, collected, needed),
         )
 
     def _following(
-        self, volume: Volume, copy: Copy | None, source: Source | None, collected: Path | None
+        self,
+        volume: Volume,
+        copy: Copy | None,
+        source: Source | None,
+        collected: Path | None,
+        needed: int | None,
     ) -> Following | None:
         if len(volume.copies) == 1:
             return None
@@ -470,7 +489,8 @@ class InstanceRunner:
         return Following(
             copy=name,
             others=tuple(one.name for one in volume.copies if one.name != name),
-            needed=quorum.rule(len(volume.copies)).followers_needed if volume.is_established else 0,
+            counted=tuple(one for one in (volume.established if needed is None else _names(volume)) if one != name),
+            needed=quorum.rule(len(volume.established)).followers_needed if needed is None else needed,
             leads=name == volume.primary,
             source=source,
             collected=collected,
@@ -491,3 +511,7 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _names(volume: Volume) -> tuple[str, ...]:
+    return tuple(one.name for one in volume.copies)

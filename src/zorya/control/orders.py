@@ -107,7 +107,7 @@ class ClusterOrders(ClusterEndpoint):
         return VolumeView(
             copies=len(volume.copies),
             current=self._copies.current,
-            needed=quorum.rule(len(volume.copies)).write if volume.is_established else 1,
+            needed=quorum.rule(len(volume.established)).write,
             health=health.value,
             reason=reason,
             epoch=volume.epoch.number,
@@ -270,6 +270,11 @@ class ClusterOrders(ClusterEndpoint):
         self.enter()
         try:
             await self.wake()
+            if 1 < copies < len(self.record.volume.copies) and not await self._copies.agree():
+                raise errors.Conflict(
+                    f"Cluster {self.name} has copies that lack something.",
+                    hint=f"`zorya copies {self.name}` shows them; try again when all are current.",
+                )
             await self._edit(
                 lambda record: _resized(record, copies, folder_of, reader_port), EventKind.MODIFIED, _describe_resize
             )
@@ -280,8 +285,26 @@ class ClusterOrders(ClusterEndpoint):
             self.leave()
 
     async def verify(self) -> VerifyView:
-        """See facade.Clusters.verify."""
-        return await self._scrub.verify()
+        """See facade.Clusters.verify. A frozen cluster is thawed for it."""
+        if self.record.compute is not Compute.FROZEN:
+            return await self._scrub.verify()
+        self.enter()
+        try:
+            await self.wake()
+            return await self._scrub.verify()
+        finally:
+            self.leave()
+
+    @property
+    def verification_due_s(self) -> float | None:
+        """How long ago the copy was verified that has waited longest; None where it is not at rest with its copies."""
+        if self.record.status is not Status.AVAILABLE or self.record.compute is not Compute.STOPPED:
+            return None
+        times = [one.verified_at for one in self.copies]
+        if self._copies.is_alone or self._scrub.is_under_way:
+            return None
+        now = self._clock.now()
+        return max((now - (at or self.record.created_at)).total_seconds() for at in times)
 
     async def recover(self, *, accept_data_loss: bool) -> None:
         """See facade.Clusters.recover."""

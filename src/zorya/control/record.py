@@ -100,5 +100,6 @@ def _volume(values: dict[str, Any]) -> Volume:
     return Volume(
         copies=tuple(Copy(zone=one["zone"], kind=CopyKind(one["kind"]), folder=Path(one["folder"])) for one in copies),
         epochs=tuple(Epoch(**one) for one in epochs),
+        established=tuple(values.pop("established")),
         **values,
     )

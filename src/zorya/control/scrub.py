@@ -58,6 +58,11 @@ class Scrub:
                 ) from None
             raise
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether one is."""
+        return self._working is not None and not self._working.done()
+
     async def give_way(self) -> None:
         """Give up what is under way: the cluster is to start, stop or go. May be repeated."""
         working, self._working = self._working, None

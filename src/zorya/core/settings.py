@@ -5,6 +5,7 @@ Every setting NAME is `ZORYA_NAME` (upper case) in the environment and `name` in
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -60,6 +61,10 @@ def _check_port_range(text: str) -> str:
     return text
 
 
+def _number_or_never(value: object) -> object:
+    return None if value == "never" else value
+
+
 def _whole_number(value: object) -> object:
     return int(value) if isinstance(value, str) and value.isdecimal() else value
 
@@ -70,6 +75,10 @@ def _split_addresses(value: object) -> object:
 
 def parse_zone_dirs(value: object) -> object:
     """Read the folders of zones: a=FOLDER,b=FOLDER,c=FOLDER, all absolute; some may be left out."""
+    if not value:
+        return {}
+    if isinstance(value, Mapping):
+        value = ",".join(f"{zone}={folder}" for zone, folder in value.items())
     if not isinstance(value, str):
         return value
     found = dict(part.strip().partition("=")[::2] for part in value.split(","))
@@ -163,10 +172,10 @@ class Settings(BaseSettings):
     log_retention_s: float = Field(
         default=0, ge=0, description="How long tail copies keep log that nothing needs any more, in seconds."
     )
-    scrub_every_h: float | None = Field(
+    scrub_every_h: Annotated[float | None, BeforeValidator(_number_or_never)] = Field(
         default=168,
         gt=0,
-        description="After how many hours the checksums of a cluster that is stopped are checked again.",
+        description="After how many hours the checksums of a stopped cluster's copies are checked again, or `never`.",
     )
     max_reader_lag_s: float = Field(
         default=10,

@@ -74,13 +74,21 @@ class Volume:
     """Those that the present log has gone through, the oldest first; abandoned ones are not among them."""
     last_epoch: int
     """The highest number that was ever given to one, abandoned ones among them."""
-    is_established: bool
-    """Whether commits wait for the other copies: from when all were there for the first time."""
+    established: tuple[str, ...]
+    """The names of the copies by whose number the rule goes that is in force: 1, 3 or 6, the primary among them.
+
+    Those that a volume was given later count from when all of them were there for the first time.
+    """
 
     def copy(self, name: str) -> Copy:
         """Answer the copy of this name. Raises KeyError."""
         found = {one.name: one for one in self.copies}
         return found[name]
+
+    @property
+    def is_established(self) -> bool:
+        """Whether all copies count: the rule in force is that of their number."""
+        return set(self.established) == {one.name for one in self.copies}
 
     @property
     def others(self) -> tuple[Copy, ...]:

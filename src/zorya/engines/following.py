@@ -21,8 +21,10 @@ class Following:
     """Its name."""
     others: tuple[str, ...]
     """The names of all the other copies. While this one is the primary, they follow it."""
+    counted: tuple[str, ...]
+    """Those of the others that count for it."""
     needed: int
-    """How many of the others have a commit on their disk before the client hears of it; 0 is none."""
+    """How many of those that count have a commit on their disk before the client hears of it; 0 is none."""
     leads: bool
     """Whether it is started as the primary; otherwise it follows, and serves reads only."""
     source: Source | None

@@ -24,15 +24,15 @@ def new_volume(copies: int, folder_of: Callable[[str], Path]) -> Volume:
         epochs=(Epoch(number=1, copy=placed[0].name, timeline=1, begins_at=0),),
         last_epoch=1,
         # They are made together, before the first commit.
-        is_established=copies > 1,
+        established=tuple(one.name for one in placed),
     )
 
 
 def resize(volume: Volume, copies: int, folder_of: Callable[[str], Path]) -> Volume:
     """Answer the volume with another number of copies: those that there are stay where they are, the primary always.
 
-    Commits wait for all those that are to be only once all have been made. Raises ValueError where the primary is in a
-    zone in which the smaller volume has none.
+    The rule in force stays until all that are to be have been made. Those that remain of a larger one must have
+    everything. Raises ValueError where the primary would not be among them.
     """
     placed = place(copies, volume.copies, folder_of)
     if volume.primary not in {one.name for one in placed}:
@@ -47,7 +47,7 @@ def resize(volume: Volume, copies: int, folder_of: Callable[[str], Path]) -> Vol
         primary=volume.primary,
         epochs=volume.epochs,
         last_epoch=volume.last_epoch,
-        is_established=volume.is_established and not grows and copies > 1,
+        established=volume.established if grows else tuple(one.name for one in placed),
     )
 
 

@@ -120,7 +120,8 @@ def _after(wait_s: float, step: Step) -> Step:
 
 
 def _delay(first_s: float, longest_s: float, times: int) -> float:
-    return 0.0 if times == 0 else min(longest_s, first_s * 2.0 ** (times - 1))
+    # Doubled so often it is longer than the longest of all; beyond a thousand times a float cannot hold it.
+    return 0.0 if times == 0 else min(longest_s, first_s * 2.0 ** min(times - 1, 32))
 
 
 def way_back(*, log_to_replay_bytes: int, candidates_current: int) -> tuple[Way, str]:

@@ -106,7 +106,7 @@ def _following(following: Following) -> dict[str, str]:
     Each full copy has those of a primary, with its own others, so that they hold from the moment in which it becomes
     one. The time limits are off: a cluster may be frozen for hours, and Zorya itself watches the copies.
     """
-    names = ", ".join(f'"{name}"' for name in following.others)
+    names = ", ".join(f'"{name}"' for name in following.counted)
     settings = {
         "wal_level": "replica",
         "hot_standby": "on",
