@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import (
+    copies,
     creation,
     gap,
     hammer,
@@ -22,6 +23,7 @@ from bench import (
     sampling,
     scaling,
     simulate,
+    simulate_volume,
     throughput,
     tls,
     wake,
@@ -44,9 +46,13 @@ _BENCHMARKS: dict[str, Callable[..., list[Comparison]]] = {
     "scaling": scaling.measure,
     "sampling": sampling.measure,
     "replay": replay.measure,
+    "copies": copies.measure,
 }
 
-_WITHOUT_STAGE: dict[str, Callable[..., list[Comparison]]] = {"simulate": simulate.run}
+_WITHOUT_STAGE: dict[str, Callable[..., list[Comparison]]] = {
+    "simulate": simulate.run,
+    "simulate_volume": simulate_volume.run,
+}
 """Those that need no server and no client, but the folder for what was measured."""
 
 _WITH_TABLES = {"throughput", "tls", "handshakes"}
@@ -65,7 +71,9 @@ _QUICK = {
     "scaling": {"rounds": 2, "changes_made": 100, "paced_turns": 2},
     "sampling": {"clusters": 20, "seconds": 1},
     "replay": {"seconds": 20},
+    "copies": {"turns": 1, "rounds": 3, "failures": 1, "rebuilt_mib": 128},
     "simulate": {"days": 1},
+    "simulate_volume": {"seeds": 200},
 }
 """To see that everything works; the figures say little."""
 

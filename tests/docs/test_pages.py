@@ -14,7 +14,7 @@ WANTED = {
     "CHANGELOG.md",
     *(
         f"docs/{name}.md"
-        for name in ("settings", "commands", "events", "failure-modes", "clients", "api", "operations")
+        for name in ("settings", "commands", "durability", "events", "failure-modes", "clients", "api", "operations")
     ),
 }
 

@@ -37,6 +37,8 @@ class Cluster:
     instance: Instance
     verifier: Secret
     process: subprocess.Popen[bytes] | None = None
+    options: tuple[str, ...] = ()
+    """What the engine is started with besides."""
 
     @property
     def major(self) -> int:
@@ -56,7 +58,7 @@ class Cluster:
         argv, env = self.engine.command(self.instance, port)
         with self.folders.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*argv, "-c", f"listen_addresses={listen}"],
+                [*argv, "-c", f"listen_addresses={listen}", *self.options],
                 env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -69,7 +71,9 @@ class Cluster:
     def _is_ready(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, self.log()
-        return self.engine.readiness(self.folders, self.process.pid).phase is Phase.READY
+        following = self.instance.following
+        wanted = Phase.READY if following is None or following.leads else Phase.FOLLOWING
+        return self.engine.readiness(self.folders, self.process.pid).phase is wanted
 
     @property
     def address(self) -> Address:
@@ -130,8 +134,8 @@ class Workshop:
 
     def __init__(self, home: Home, engine_account: account.Account) -> None:
         home.ensure(engine_account)
-        self._home = home
-        self._account = engine_account
+        self.home = home
+        self.account = engine_account
         self._made: dict[str, Cluster] = {}
         self.engine = Postgres(
             home=home,
@@ -148,18 +152,16 @@ class Workshop:
         return self._made[major]
 
     def make(self, cluster_id: str, major: str) -> Cluster:
-        folders = self._home.of_copy(
-            cluster_id, Copy(zone="a", kind=CopyKind.FULL, folder=Path("clusters", cluster_id))
-        )
-        files.ensure_folder(folders.root, mode=0o710 if self._account.is_other else 0o700, group=self._account)
+        folders = self.home.of_copy(cluster_id, Copy(zone="a", kind=CopyKind.FULL, folder=Path("clusters", cluster_id)))
+        files.ensure_folder(folders.root, mode=0o710 if self.account.is_other else 0o700, group=self.account)
         files.ensure_folder(folders.log.parent, mode=0o700)
         for folder in (folders.socket, folders.given_up):
-            files.ensure_folder(folder, mode=0o700, owner=self._account)
+            files.ensure_folder(folder, mode=0o700, owner=self.account)
         instance = Instance(
             cluster="shop",
             installation=next(one for one in self.engine.find() if one.major == major),
             folders=folders,
-            account=self._account,
+            account=self.account,
             username=USER,
             database=DATABASE,
             bounds=Bounds(least=0.5, most=8),

@@ -80,7 +80,7 @@ class Coordinator:
                 yield from self._fail_over()
             elif not primary.reached or primary.asleep:
                 # How long to wait for it is nobody's concern here.
-                if self.random.random() < 0.1:
+                if self.random.random() < 0.2:
                     yield from self._fail_over()
             elif not primary.runs or primary.leads is None:
                 yield from self._bring_back(primary)
@@ -264,7 +264,7 @@ class Coordinator:
         streaming = self._is_streaming(node, primary)
         if streaming:
             node.ends = 0
-            if node.begins_at and self.random.random() < 0.1:
+            if node.begins_at and self.random.random() < 0.04:
                 node.log[: node.begins_at] = primary.log[: node.begins_at]
                 node.begins_at = 0
                 yield

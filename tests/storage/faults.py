@@ -19,7 +19,7 @@ class Faults:
         self.random = world.random
         self.server = server
         self._every = self.random.choice([10.0, 25.0, 60.0])
-        self._haste = self.random.choice([0.0, 0.5])
+        self._haste = self.random.choice([0.0, 0.5, 0.9])
         """How often a new primary fails at once."""
         self._kinds = self._draw_kinds()
         world.when_new_primary = self._strike_new_primary

@@ -30,6 +30,7 @@ WELL = CopySeen(
     rebuilding=False,
     failed_rebuilds=0,
     since_failure_s=inf,
+    unconnected_s=0.0,
 )
 ENDED = replace(WELL, process=Process.ENDED, streaming=False, ended_times_in_a_row=1)
 GONE = replace(ENDED, folder_there=False)
@@ -50,6 +51,8 @@ GONE = replace(ENDED, folder_there=False)
         (replace(ENDED, relation=Relation.UNKNOWN), Action.REBUILD),
         (replace(ENDED, kept=False), Action.REBUILD),
         (replace(WELL, kept=False), Action.NONE),
+        (replace(WELL, streaming=False, unconnected_s=repair.UNCONNECTED_S), Action.NONE),
+        (replace(WELL, streaming=False, unconnected_s=repair.UNCONNECTED_S + 1), Action.REBUILD),
         (replace(ENDED, relation=Relation.DIVERGED), Action.REJOIN),
         (replace(ENDED, relation=Relation.DIVERGED, copy=TAIL), Action.REBUILD),
         (replace(ENDED, relation=Relation.DIVERGED, damaged="It is short."), Action.REBUILD),
@@ -96,6 +99,7 @@ situations = st.builds(
     rebuilding=st.booleans(),
     failed_rebuilds=st.integers(0, 5000),
     since_failure_s=st.floats(0, 1e6),
+    unconnected_s=st.floats(0, 1e6),
 )
 
 

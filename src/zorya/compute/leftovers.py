@@ -67,7 +67,7 @@ def _kill(pid: int, folder: Path) -> None:
     except ProcessLookupError:
         return
     try:
-        if procfs.works_in(pid, folder):
+        if procfs.belongs_to(pid, folder):
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     finally:

@@ -175,10 +175,20 @@ def works_in(pid: int, folder: Path) -> bool:
         return False
 
 
+def belongs_to(pid: int, folder: Path) -> bool:
+    """Whether the process's working folder is `folder`, or was until that was removed under it."""
+    if works_in(pid, folder):
+        return True
+    try:
+        return str((_PROC / str(pid) / "cwd").readlink()) == f"{os.path.realpath(folder)} (deleted)"
+    except OSError:
+        return False
+
+
 def find_processes_in(folder: Path) -> Iterator[ProcessIdentity]:
-    """Answer every process whose working folder is `folder`. Reads all of /proc, so only for rare cases."""
+    """Answer every process that belongs to `folder`. Reads all of /proc, so only for rare cases."""
     for entry in _PROC.iterdir():
-        if entry.name.isdigit() and works_in(int(entry.name), folder):
+        if entry.name.isdigit() and belongs_to(int(entry.name), folder):
             identity = read_identity(int(entry.name))
             if identity is not None:
                 yield identity

@@ -235,7 +235,7 @@ class ClusterOwner(ClusterOrders):
                 await self._abort(decision.reason)
             case Action.KILL:
                 self._failover.reason = decision.reason
-                await self._runner.kill(self._seat.held())
+                await self._runner.end_or_kill(self._seat.held())
             case Action.ERASE:
                 await self._erase()
             case Action.REST | Action.END:

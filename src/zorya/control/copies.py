@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Set
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence, Set
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -22,6 +22,7 @@ from zorya.control.member import Member
 from zorya.control.seat import Seat
 from zorya.control.standing import Standing
 from zorya.control.surroundings import Surroundings
+from zorya.control.view import CopyView
 from zorya.core import errors, failpoints, files, logging
 from zorya.core.model import Entrance
 from zorya.core.volume import Copy, CopyState, format_position
@@ -47,6 +48,12 @@ BEHIND_S = 5.0
 
 SETTLE_S = 5.0
 """How long copies may take to come up, or to come back, before it is told that the volume is degraded."""
+
+STUCK_S = 30.0
+"""How long a copy may be connected and get nothing of what it lacks before it is started anew."""
+
+FULLS_WAIT_S = 0.5
+"""How long the full copies that follow wait, at the most, for the tails to be there."""
 
 REST_WITHIN_S = 10.0
 """How long a full copy may take to replay the last of the log, once the primary has stopped."""
@@ -86,6 +93,8 @@ class Copies:
         self._flushed: deque[tuple[float, int]] = deque(maxlen=600)
         self._began_s = 0.0
         self._answered_s = 0.0
+        self._ready_s: float | None = None
+        """Since when the primary serves; None before."""
         self.primary_problem = ""
         """Why the primary cannot go on though its process is there, as a sentence; empty when it can."""
         self._unwell_since_s: float | None = None
@@ -127,11 +136,21 @@ class Copies:
         return [one for one in self.members.values() if one.is_full]
 
     @property
+    def _tails(self) -> list[Member]:
+        return [one for one in self.members.values() if not one.is_full]
+
+    @property
     def lives(self) -> list[LiveEngine]:
         """The engines of full copies that follow, and serve."""
         return [one.live for one in self._fulls if one.live is not None]
 
     # How it is.
+
+    def view(self, copy: Copy) -> CopyView:
+        """Answer one of them as it was seen last."""
+        # While another becomes the primary, the one that was is no member yet.
+        member = self.members.get(copy.name) or self._new_member(copy)
+        return member.view()
 
     @property
     def current(self) -> int:
@@ -171,7 +190,7 @@ class Copies:
         for one in self.members.values():
             if one.state is CopyState.BUILDING:
                 return f"Copy {one.name} is being made anew."
-            if one.state is CopyState.BEHIND and one.seen is not None:
+            if one.state is CopyState.BEHIND and one.seen is not None and not self._hangs(one):
                 return f"Copy {one.name} is catching up."
         return ""
 
@@ -194,12 +213,18 @@ class Copies:
         self._began_s = self._clock.monotonic_s()
         self._flushed.clear()
         self._unwell_since_s = None
-        for one in self._fulls:
-            # They take longest, and need nothing of the primary to begin with.
-            if one.is_there and self._relation(one) is Relation.FOLLOWS and one.name not in self._work:
-                self._do(one, self._join(one))
+        self._ready_s = None
+        if not self._tails:
+            # They are what commits wait for, and need nothing of the primary to begin with.
+            self._have_join(self._fulls)
         if self._attending is None:
             self._attending = asyncio.create_task(self._attend(), name=f"{self._standing.name}: copies")
+
+    def _have_join(self, members: Sequence[Member]) -> None:
+        """Have those follow of which nothing speaks against it; the others are decided on when the primary is asked."""
+        for one in members:
+            if one.is_there and self._relation(one) is Relation.FOLLOWS and one.name not in self._work:
+                self._do(one, self._join(one))
 
     async def build(self) -> None:
         """Make all of them from the primary's data, which no engine has run on yet. Idempotent.
@@ -306,6 +331,13 @@ class Copies:
         if tasks:
             await asyncio.wait(tasks)
         await self._runner.replication.let_go(self._runner.folders(self._standing.record))
+
+    async def drop_hanging(self) -> None:
+        """End those that are connected and do not move: the primary's stop would wait for them. Raises StopFailed."""
+        now_s = self._clock.monotonic_s()
+        for one in self.members.values():
+            if one.seen is not None and now_s - one.moved_at_s > BEHIND_S and one.lag_bytes:
+                await one.stop(at_once=True)
 
     def go_on(self) -> None:
         """Attend to them again after `hold`, the primary being where it was."""
@@ -522,6 +554,10 @@ class Copies:
             return math.inf
         if self._runner.phase(record, live.process) is not Phase.READY:
             return _QUICK_S
+        if self._ready_s is None:
+            # The first commits are on the tails, which start quickest; so clients get the processors, not the rest.
+            self._ready_s = self._clock.monotonic_s()
+            self._have_join([one for one in self._tails if one.process is None])
         await self._keep_log()
         seen = await self._runner.replication.look(self._runner.folders(record))
         now_s = self._clock.monotonic_s()
@@ -558,6 +594,9 @@ class Copies:
             elif one.state is not CopyState.LOST:
                 self._lose(one, one.reason or "It does not run.")
             return
+        one.connected_at_s = now_s
+        if one.seen.flushed >= seen.flushed or one.seen.flushed != one.position:
+            one.moved_at_s = now_s
         one.position = one.seen.flushed
         one.lag_bytes = max(0, seen.flushed - one.seen.flushed)
         one.lag_s = self._lag_s(one.seen.flushed, now_s)
@@ -645,9 +684,15 @@ class Copies:
                 rebuilding=one.state is CopyState.BUILDING,
                 failed_rebuilds=one.failed_rebuilds,
                 since_failure_s=now_s - one.failed_at_s,
+                unconnected_s=self._unconnected_s(one, now_s),
             )
         )
         assert self._source is not None
+        if step.action is Action.RESTART and one.is_full and not self._serves(seen, now_s):
+            return
+        if step.action is Action.NONE and one.process is not None and self._hangs(one):
+            self._do(one, self._end_hanging(one))
+            return
         if step.action is Action.NONE and one.process is not None and one.source != self._source:
             self._do(one, self._join(one))
             return
@@ -660,6 +705,30 @@ class Copies:
                 self._do(one, self._rebuild(one, step.reason))
             case Action.NONE:
                 pass
+
+    def _hangs(self, one: Member) -> bool:
+        """Whether a copy is connected, lacks something, and has not got any of it for long."""
+        return one.seen is not None and self._clock.monotonic_s() - one.moved_at_s > STUCK_S
+
+    async def _end_hanging(self, one: Member) -> None:
+        _log.warning("a copy hangs", cluster=self._standing.name, copy=one.name)
+        await one.stop(at_once=True)
+        one.ends += 1
+        one.ended_at_s = self._clock.monotonic_s()
+
+    def _unconnected_s(self, one: Member, now_s: float) -> float:
+        """Answer how long a copy's engine serves without being connected; one that recovers takes its time."""
+        if one.live is None or one.seen is not None or one.source != self._source:
+            return 0.0
+        if self._runner.phase(self._standing.record, one.live.process, one.copy) is not Phase.FOLLOWING:
+            return 0.0
+        return now_s - one.connected_at_s
+
+    def _serves(self, seen: PrimarySeen, now_s: float) -> bool:
+        """Whether commits go on without the full copies, or have had time to: only then are those started."""
+        needed = quorum.rule(len(self._standing.record.volume.established)).followers_needed
+        is_late = self._ready_s is not None and now_s - self._ready_s > FULLS_WAIT_S
+        return not self._tails or len(seen.followers) >= needed or is_late
 
     async def _rejoin(self, one: Member, reason: str) -> None:
         """Take back what a former primary has too much of, and have it follow; if that fails, it is made anew."""

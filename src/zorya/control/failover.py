@@ -162,9 +162,7 @@ class Failover:
         if live is not None:
             await self._runner.kill(live)
             await self._seat.clear()
-        data = self._runner.folders(record).data
-        if data.exists():
-            await leftovers.kill(data)
+        await leftovers.kill(self._runner.folders(record).data)
         # The full copies are told to follow nobody as they are asked how far they are.
         await asyncio.gather(*(self._end_receiver(one) for one in self._copies.members.values()))
 

@@ -19,6 +19,7 @@ from zorya.core.capacity import USUAL
 from zorya.core.findings import Finding, FindingState
 from zorya.core.home import Home
 from zorya.core.settings import Settings
+from zorya.core.volume import ZONES
 from zorya.engines import handoff
 from zorya.engines.postgres import installations
 
@@ -49,6 +50,7 @@ def examine(
         _account(settings),
         _space(home),
         _cloning(home),
+        _zones(home, settings),
         _descriptors(),
         _backlog(),
         _attach(settings),
@@ -144,6 +146,30 @@ def _can_clone(folder: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def _zones(home: Home, settings: Settings) -> Finding:
+    """Say whether the zones of a volume's copies are on disks of their own, as far as that can be seen."""
+    chosen = {zone: settings.zone_dirs.get(zone, home.root) for zone in ZONES}
+    missing = [
+        f"{zone} ({folder})" for zone, folder in chosen.items() if zone in settings.zone_dirs and not folder.is_dir()
+    ]
+    if missing:
+        return _finding(
+            "zones",
+            f"There is no folder for zone {', '.join(missing)}.",
+            "Mount its disk, or make the folder.",
+            state=FindingState.MISSING,
+        )
+    disks = {_existing(folder).stat().st_dev for folder in chosen.values()}
+    if len(disks) == len(ZONES):
+        return _finding("zones", "The three zones are on three file systems of this host.")
+    return _finding(
+        "zones",
+        "The three zones are not on three file systems: copies are safe from processes and damaged files, not from a "
+        "disk that is lost.",
+        "Set zone_dirs to folders on three disks.",
+    )
 
 
 def _descriptors() -> Finding:

@@ -34,6 +34,9 @@ from zorya.storage import quorum
 ABORT_TIMEOUT_S = 5.0
 """How long an engine may take to end after its abort signal before it is killed."""
 
+LAST_WORD_S = 0.5
+"""How long an engine that is given up may take to tell its clients so."""
+
 _POLL_FAST_S = 0.001
 _POLL_SLOW_S = 0.02
 _POLL_FAST_FOR_S = 1.0
@@ -374,10 +377,19 @@ class InstanceRunner:
         """Tell the engine to end its sessions and stop cleanly."""
         process.signal(self._engine.stop_signal)
 
+    async def end_or_kill(self, live: LiveEngine) -> None:
+        """End all of an engine's processes, with a word to its clients if it can still say one."""
+        live.thaw()
+        live.process.signal(self._engine.abort_signal)
+        await asyncio.wait({asyncio.ensure_future(live.process.wait())}, timeout=LAST_WORD_S)
+        await self.kill(live)
+
     async def kill(self, live: LiveEngine) -> None:
         """End all of an engine's processes with SIGKILL, whatever state they are in, and wait for the first's end."""
         live.thaw()
-        for pid in {live.process.pid, *live.group.pids()}:
+        others = live.group.pids() - {live.process.pid}
+        live.process.signal(signal.SIGKILL)
+        for pid in others:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         await live.process.wait()

@@ -70,6 +70,10 @@ class Member:
         self.failed_rebuilds = 0
         self.failed_at_s = 0.0
         self.started_at_s = 0.0
+        self.moved_at_s = 0.0
+        """When it last had all that the primary had, or more than before."""
+        self.connected_at_s = 0.0
+        """When it was last seen to be connected, or began."""
         self.is_leaving = False
         """Whether it was told to end."""
         self._record = record
@@ -189,7 +193,7 @@ class Member:
         self._begin(live.process, live.group)
 
     def _begin(self, process: EngineProcess, group: ProcessGroup) -> None:
-        self.started_at_s = self._clock.monotonic_s()
+        self.started_at_s = self.moved_at_s = self.connected_at_s = self._clock.monotonic_s()
         self.is_leaving = False
         self._guard.guard(group.name, group.freezer)
         process.on_exit(lambda ending: self._note_end(process, group, ending))
@@ -267,9 +271,7 @@ class Member:
                 await process.wait()
         if self._closing is not None:
             await self._closing
-        folder = self.folder
-        if folder.exists():
-            await (leftovers.kill(folder) if at_once or process is None else leftovers.clear(folder))
+        await (leftovers.kill if at_once or process is None else leftovers.clear)(self.folder)
 
     async def following(self) -> bool:
         """Wait until a full copy's engine serves those who read; answer whether it does within FOLLOWING_S."""

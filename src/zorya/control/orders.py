@@ -119,7 +119,7 @@ class ClusterOrders(ClusterEndpoint):
         """The copies as they were seen last, by name."""
         volume = self.record.volume
         return [
-            self._primary_view(one) if one.name == volume.primary else self._copies.members[one.name].view()
+            self._primary_view(one) if one.name == volume.primary else self._copies.view(one)
             for one in sorted(volume.copies, key=lambda one: one.name)
         ]
 

@@ -64,8 +64,9 @@ class Pause:
         """Let nobody in any more."""
         self._copies.thaw()
         self._seat.held().thaw()
-        await self._copies.hold()
         self._seat.entrance = None
+        await self._copies.hold()
+        await self._copies.drop_hanging()
         self.checkpointed = False
         self.counted_sessions = 0
         await self._standing.change_compute(Cause.STOP_DUE, reason)

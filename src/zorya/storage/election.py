@@ -96,8 +96,8 @@ def choose(
 ) -> Choice | Refusal:
     """Answer the log to go on from. `prefer` becomes the primary where several full copies could equally well.
 
-    `epochs` is the volume's history, without one that has not begun; those whose log it does not have do not count.
-    Without it all are taken to be of the present log. Of `seen` each copy is there once at most.
+    `epochs` is the volume's history; copies that have log which it does not have do not count. Without it all are taken
+    to be of the present log, which is safe only before the first failover. Each copy is in `seen` once at most.
     """
     usable = _usable(seen, epochs)
     candidate = _candidate(usable, prefer)

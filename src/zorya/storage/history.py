@@ -42,11 +42,11 @@ def position_of(epochs: Sequence[Epoch], joined: int, position: int) -> Position
 
 
 def mark_of(epochs: Sequence[Epoch], joined: int, *, begun: bool) -> int:
-    """Answer what a copy's mark is to say that says `joined`: another epoch, if that was abandoned and it never began it.
+    """Answer what the mark of a copy is to say that says `joined`: another epoch, if it joined one that was abandoned.
 
     Only the copy that is to begin an epoch joins it before it has begun. If it did not become the primary (`begun`, as
-    the engine's files tell), then its log is still that of the last epoch before. If it did, its mark stays: what it has
-    is not to be gone by.
+    the engine's files tell), its log is still a beginning of that of the last epoch before, which is answered. If it
+    did, its mark stays: what it has is not to be gone by.
     """
     before = [epoch.number for epoch in epochs if epoch.number < joined]
     is_abandoned = all(epoch.number != joined for epoch in epochs)

@@ -14,6 +14,9 @@ LONGEST_DELAY_S = 10.0
 ENDS_BEFORE_REBUILD = 5
 """A copy that has ended so often in a row is made anew."""
 
+UNCONNECTED_S = 30.0
+"""A copy that serves, and has not connected for so long, lacks log that nobody keeps: it is made anew."""
+
 FIRST_REBUILD_DELAY_S = 5.0
 LONGEST_REBUILD_DELAY_S = 300.0
 
@@ -68,6 +71,8 @@ class CopySeen:
     rebuilding: bool
     failed_rebuilds: int
     since_failure_s: float
+    unconnected_s: float = 0.0
+    """How long its engine has served without being connected to the primary."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +115,8 @@ def _why_anew(seen: CopySeen) -> str:
         return "It has log that the present one does not."
     if not seen.kept and not seen.streaming:
         return "The primary has no more the log that it would need."
+    if seen.unconnected_s > UNCONNECTED_S:
+        return f"It has not connected to the primary for {UNCONNECTED_S:g} s."
     if seen.process is not Process.RUNNING and seen.ended_times_in_a_row >= ENDS_BEFORE_REBUILD:
         return f"It has ended {seen.ended_times_in_a_row} times in a row."
     return ""

@@ -119,6 +119,8 @@ def _following(following: Following) -> dict[str, str]:
         "wal_receiver_status_interval": "1s",
         "wal_retrieve_retry_interval": "100ms",
         "max_slot_wal_keep_size": f"{following.keep_bytes // 1024**2}MB",
+        # What another copy may lack still when this one becomes the primary, which has kept no log for it.
+        "wal_keep_size": "128MB",
         "hot_standby_feedback": "on",
         "max_standby_streaming_delay": "30s",
         "recovery_target_timeline": "'latest'",

@@ -1,0 +1,341 @@
+"""engines/postgres/replication.py with real engines: who has what, and who gets it."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from engines.clusters import MAJORS, Cluster, Workshop
+from engines.copies import Copies, come, come_to, flip, newest
+from harness import processes_below
+from zorya.compute import procfs
+from zorya.engines.base import Activity, Watcher
+from zorya.engines.postgres.log_files import SEGMENT_BYTES
+
+MakeCopies = Callable[..., Copies]
+
+
+@pytest.fixture(params=MAJORS)
+async def make(request: pytest.FixtureRequest, workshop: Workshop) -> AsyncIterator[MakeCopies]:
+    """Make volumes of one major version; what runs of them ends with the test."""
+    made: list[Copies] = []
+    installation = next(one for one in workshop.engine.find() if one.major == request.param)
+
+    def one(**options: int) -> Copies:
+        made.append(Copies(home=workshop.home, account=workshop.account, installation=installation, **options))
+        return made[-1]
+
+    yield one
+    for copies in made:
+        await copies.end()
+
+
+@pytest.fixture
+async def copies(make: MakeCopies) -> Copies:
+    """A volume at rest, whose engines have never run."""
+    found = make()
+    await found.build()
+    return found
+
+
+def execute(cluster: Cluster, sql: str) -> None:
+    with cluster.connect() as session:
+        session.execute(sql.encode())
+
+
+def ask(cluster: Cluster, sql: str) -> object:
+    with cluster.connect_as_admin(application_name="zorya") as session:
+        row = session.execute(sql.encode()).fetchone()
+    return row[0] if row is not None else None
+
+
+def count(cluster: Cluster) -> object:
+    with cluster.connect() as session:
+        row = session.execute("SELECT count(*) FROM t").fetchone()
+    return row[0] if row is not None else None
+
+
+FILL = "CREATE TABLE t AS SELECT generate_series(1, 1000) AS n"
+ADD = "INSERT INTO t SELECT generate_series(1, 1000)"
+
+
+@asynccontextmanager
+async def in_background(sql: str, cluster: Cluster) -> AsyncIterator["asyncio.Task[None]"]:
+    task = asyncio.create_task(asyncio.to_thread(execute, cluster, sql))
+    try:
+        yield task
+    finally:
+        await asyncio.wait({task})
+
+
+async def test_commit_is_acknowledged_only_with_the_needed_copies(make: MakeCopies) -> None:
+    copies = make(needed=2)
+    await copies.build()
+    await copies.start_all()
+    execute(copies.primary, FILL)
+    copies.end_receiver()
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    async with in_background(ADD, copies.primary) as adding:
+        await come(lambda: ask(copies.primary, waits), "the commit waits")
+        # What the standby alone has is not enough.
+        flushed = (await copies.look()).flushed
+        await copies.come_to_follow("b_full")
+        assert (await copies.look()).followers["b_full"].flushed >= flushed
+        assert not adding.done()
+        copies.receive()
+    await adding
+    seen = (await copies.look()).followers
+    assert seen["b_tail"].flushed >= flushed
+    assert seen["b_tail"].replayed is None
+    assert count(copies.standby) == 2000
+
+
+async def test_copies_are_at_one_position_when_they_were_stopped_cleanly(copies: Copies) -> None:
+    await copies.start_all()
+    execute(copies.primary, FILL)
+    await copies.come_to_rest()
+    replication = copies.replication
+    end = replication.rest(copies.primary.folders)
+    assert end is not None
+    assert replication.rests_at(copies.standby.folders, end)
+    assert replication.tail_reaches(copies.tail, end)
+    found = await replication.tail_end(copies.installation, copies.tail)
+    assert found is not None
+    assert (found.timeline, found.position) == (end.timeline, end.position)
+    # The primary goes on alone: the others are behind.
+    copies.place(copies.primary)
+    await copies.start(copies.primary)
+    execute(copies.primary, "SET synchronous_commit = local; CREATE TABLE more (n int)")
+    assert replication.rest(copies.primary.folders) is None
+    await asyncio.to_thread(copies.primary.stop)
+    later = replication.rest(copies.primary.folders)
+    assert later is not None
+    assert later.position > end.position
+    assert not replication.rests_at(copies.standby.folders, later)
+    assert not replication.tail_reaches(copies.tail, later)
+
+
+@pytest.mark.parametrize("at", ["first byte", "last byte"])
+async def test_tail_does_not_reach_the_end_when_the_last_record_is_not_whole(copies: Copies, at: str) -> None:
+    await copies.start_all()
+    await copies.come_to_rest()
+    end = copies.replication.rest(copies.primary.folders)
+    assert end is not None
+    assert end.last is not None
+    path = newest(copies.tail)
+    before = await copies.replication.tail_end(copies.installation, copies.tail)
+    # What follows the record up to the next multiple of 8 bytes is padding.
+    flip(path, (end.last if at == "first byte" else end.position - 8) % SEGMENT_BYTES)
+    assert not copies.replication.tail_reaches(copies.tail, end)
+    after = await copies.replication.tail_end(copies.installation, copies.tail)
+    assert before is not None
+    assert after is not None
+    assert after.position == end.last < before.position
+
+
+async def test_running_primary_is_cloned_while_it_is_written_to(copies: Copies) -> None:
+    await copies.start_all()
+    execute(copies.primary, FILL)
+    await asyncio.to_thread(copies.standby.kill)
+    parts: list[float] = []
+    acknowledged = 0
+    cloning = asyncio.create_task(
+        copies.replication.clone(copies.standby.instance, copies.source, max_kib_s=None, progress=parts.append)
+    )
+    while not cloning.done():
+        await asyncio.to_thread(execute, copies.primary, ADD)
+        acknowledged += 1
+    await cloning
+    assert acknowledged
+    assert parts[-1] == 1
+    data = copies.standby.folders.data
+    assert (data / "standby.signal").exists()
+    assert not (data / "postmaster.pid").exists()
+    assert [path.name for path in data.parent.glob("data*")] == ["data"]
+    await copies.start(copies.standby, source=copies.source)
+    await copies.come_to_follow("b_full")
+    await copies.come_to_replay((await copies.look()).flushed)
+    assert count(copies.standby) == 1000 * (1 + acknowledged)
+
+
+async def test_nothing_is_left_when_a_clone_is_given_up(copies: Copies) -> None:
+    await copies.start_all()
+    execute(copies.primary, FILL)
+    await asyncio.to_thread(copies.standby.kill)
+    data = copies.standby.folders.data
+    cloning = asyncio.create_task(
+        copies.replication.clone(copies.standby.instance, copies.source, max_kib_s=32, progress=lambda _part: None)
+    )
+    await come(lambda: list(data.parent.glob("data.partial-*/base/*/*")), "the clone has begun")
+    cloning.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cloning
+    assert list(data.parent.glob("data*")) == []
+    assert processes_below(data.with_name("data.partial")) == set()
+
+
+async def test_promoted_copy_has_what_a_tail_had_more_than_it(copies: Copies) -> None:
+    await copies.start_all()
+    execute(copies.primary, FILL)
+    await copies.turn(copies.standby)
+    await come(lambda: ask(copies.standby, "SELECT count(*) FROM pg_stat_wal_receiver") == 0, "it follows nobody")
+    execute(copies.primary, ADD)
+    await asyncio.to_thread(copies.primary.kill)
+    copies.end_receiver()
+    replication = copies.replication
+    of_tail = await replication.tail_end(copies.installation, copies.tail)
+    of_standby = await replication.received(copies.standby.folders)
+    assert of_tail is not None
+    assert of_standby.position < of_tail.position
+    await replication.offer(copies.tail, copies.collected)
+    await copies.turn(copies.standby, collected=copies.collected)
+    await copies.come_to_replay(of_tail.position)
+    await replication.promote(copies.standby.folders)
+    assert replication.timeline(copies.standby.folders) == (2, of_tail.position)
+    copies.place(copies.standby, leads=True)
+    await copies.turn(copies.standby)
+    assert count(copies.standby) == 2000
+    await replication.promote(copies.standby.folders)
+    assert replication.timeline(copies.standby.folders) == (2, of_tail.position)
+
+
+async def test_old_primary_follows_again_when_what_it_had_alone_was_taken_back(copies: Copies) -> None:
+    await copies.start_all()
+    execute(copies.primary, FILL)
+    await copies.come_to_follow("b_full", "b_tail")
+    await copies.come_to_replay((await copies.look()).flushed)
+    await copies.turn(copies.standby)
+    copies.end_receiver()
+    await come(lambda: ask(copies.standby, "SELECT count(*) FROM pg_stat_wal_receiver") == 0, "it follows nobody")
+    execute(copies.primary, f"SET synchronous_commit = local; {ADD}")
+    await asyncio.to_thread(copies.primary.kill)
+    replication = copies.replication
+    await replication.promote(copies.standby.folders)
+    old, new = copies.primary, copies.standby
+    copies.place(new, leads=True)
+    copies.place(old, leads=False, source=copies.source_of(new))
+    await replication.ensure_kept(new.folders, {"a_full", "b_tail"})
+    execute(new, "SET synchronous_commit = local; INSERT INTO t VALUES (1)")
+    await replication.rejoin(old.instance, copies.source_of(new))
+    await copies.start(old, source=copies.source_of(new))
+    copies.primary, copies.standby = new, old
+    await copies.come_to_follow("a_full")
+    await copies.come_to_replay((await copies.look()).flushed)
+    assert count(old) == 1001
+    # Slots that it had as the primary would keep log and dead rows for copies that follow another one.
+    assert ask(old, "SELECT count(*) FROM pg_replication_slots") == 0
+    assert replication.timeline(old.folders)[0] == 2
+    # The tail goes on in the new timeline.
+    copies.receive()
+    await copies.come_to_follow("b_tail")
+    await copies.come_to_rest()
+    end = replication.rest(new.folders)
+    assert end is not None
+    assert end.timeline == 2
+    assert replication.rests_at(old.folders, end)
+    assert replication.tail_reaches(copies.tail, end)
+
+
+async def test_new_copy_of_a_stopped_primary_keeps_no_log_for_others(copies: Copies) -> None:
+    await copies.start_all()
+    await copies.come_to_rest()
+    await asyncio.to_thread(shutil.rmtree, copies.standby.folders.data)
+    await copies.replication.seed(copies.standby.instance, copies.primary.folders.data)
+    end = copies.replication.rest(copies.primary.folders)
+    assert end is not None
+    assert copies.replication.rests_at(copies.standby.folders, end)
+    await copies.start_all()
+    assert ask(copies.standby, "SELECT count(*) FROM pg_replication_slots") == 0
+
+
+async def test_nothing_seems_to_work_when_copies_only_follow(copies: Copies) -> None:
+    await copies.start_all()
+    execute(copies.primary, FILL)
+    for cluster in (copies.primary, copies.standby):
+        watcher = copies.engine.watcher(cluster.folders)
+
+        async def rests(watcher: Watcher = watcher, cluster: Cluster = cluster) -> Activity | None:
+            assert cluster.process is not None
+            seen = await watcher.observe(procfs.tree(cluster.process.pid), cluster.process.pid)
+            return seen if not seen.busy and seen.log_flushed else None
+
+        seen = await come_to(rests, "it rests")
+        assert seen.clients == frozenset()
+        assert seen.log_position > 0
+        with cluster.connect() as session:
+            session.execute("SELECT 1")
+            seen = await come_to(rests, "it rests with a session")
+            assert len(seen.clients) == 1
+        await watcher.close()
+
+
+async def test_copy_is_given_up_when_it_needs_more_log_than_is_kept_and_can_be_cloned_then(make: MakeCopies) -> None:
+    copies = make(keep_bytes=32 * 1024**2, needed=1)
+    await copies.build()
+    await copies.start_all()
+    await asyncio.to_thread(copies.standby.kill)
+    execute(copies.primary, FILL)
+    for _ in range(5):
+        ask(copies.primary, "SELECT pg_switch_wal()")
+        execute(copies.primary, ADD)
+    ask(copies.primary, "SELECT 1 FROM pg_switch_wal()")
+    await copies.engine.checkpoint(copies.primary.folders)
+    assert (await copies.look()).given_up == {"b_full"}
+    # Nobody takes that back but a new copy.
+    await copies.replication.ensure_kept(copies.primary.folders, {"b_full", "b_tail"})
+    assert (await copies.look()).given_up == {"b_full"}
+    await copies.replication.clone(copies.standby.instance, copies.source, max_kib_s=None, progress=lambda _part: None)
+    assert (await copies.look()).given_up == frozenset()
+    await copies.start(copies.standby, source=copies.source)
+    await copies.come_to_follow("b_full", "b_tail")
+
+
+async def test_received_is_what_is_on_the_disk_when_it_is_not_replayed_yet(copies: Copies) -> None:
+    await copies.start_all()
+    execute(copies.primary, FILL)
+    await copies.come_to_follow("b_full")
+    ask(copies.standby, "SELECT pg_wal_replay_pause()")
+    await come(lambda: ask(copies.standby, "SELECT pg_get_wal_replay_pause_state()") == "paused", "replay is paused")
+    execute(copies.primary, ADD)
+    await copies.come_to_follow("b_full", "b_tail")
+    await copies.replication.let_go(copies.standby.folders)
+    await asyncio.to_thread(copies.standby.kill)
+    await asyncio.to_thread(copies.primary.kill)
+    copies.end_receiver()
+    of_tail = await copies.replication.tail_end(copies.installation, copies.tail)
+    assert of_tail is not None
+    copies.standby.options = ("-c", "recovery_min_apply_delay=1h")
+    await copies.start(copies.standby)
+    asking = asyncio.create_task(copies.replication.received(copies.standby.folders))
+    await come(
+        lambda: ask(copies.standby, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'RecoveryApplyDelay'"),
+        "it waits",
+    )
+    assert not asking.done()
+    asking.cancel()
+    await asyncio.wait({asking})
+    await copies.replication.let_go(copies.standby.folders)
+    await asyncio.to_thread(copies.standby.kill)
+    copies.standby.options = ()
+    await copies.start(copies.standby)
+    assert (await copies.replication.received(copies.standby.folders)).position == of_tail.position
+
+
+async def test_received_ends_with_a_whole_record_when_the_log_does_not(copies: Copies) -> None:
+    await copies.start_all()
+    execute(copies.primary, FILL)
+    await copies.come_to_rest()
+    end = copies.replication.rest(copies.primary.folders)
+    assert end is not None
+    assert end.last is not None
+    await copies.start(copies.standby)
+    assert (await copies.replication.received(copies.standby.folders)).position == end.position
+    await asyncio.to_thread(copies.standby.stop)
+
+
+async def test_copy_that_follows_never_starts_as_a_primary(copies: Copies) -> None:
+    (copies.standby.folders.data / "standby.signal").unlink()
+    await copies.start(copies.standby)
+    assert ask(copies.standby, "SELECT pg_is_in_recovery()") is True
