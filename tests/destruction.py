@@ -453,14 +453,14 @@ class Destruction:
     def _delete(self, number: int) -> str:
         copies = self._random.sample(sorted(self.volume.copies), number)
         for copy in copies:
-            self.volume.destroy(copy)
+            _remove(self.volume.folder(copy))
         self._wait_noticed(*copies)
         return " and ".join(copies)
 
     def _lose_zone(self) -> str:
         zone = self._random.choice("abc")
         primary = self.volume.primary
-        self.volume.destroy_zone(zone)
+        self._destroy_zone(zone)
         self._wait_noticed(f"{zone}_full", f"{zone}_tail")
         return f"{zone}, the primary being {primary}"
 
@@ -468,10 +468,17 @@ class Destruction:
         zone = self._random.choice("abc")
         copy = self._random.choice([name for name in sorted(self.volume.copies) if not name.startswith(zone)])
         primary = self.volume.primary
-        self.volume.destroy(copy)
-        self.volume.destroy_zone(zone)
+        _remove(self.volume.folder(copy))
+        self._destroy_zone(zone)
         self._wait_noticed(copy, f"{zone}_full", f"{zone}_tail")
         return f"{zone} and {copy}, the primary being {primary}"
+
+    def _destroy_zone(self, zone: str) -> None:
+        """Remove all that the cluster has in a zone, and end its processes there."""
+        pids = [pid for kind in ("full", "tail") for pid in self.volume.pids(f"{zone}_{kind}")]
+        _remove(self.volume.zone(zone))
+        for pid in pids:
+            _signal(pid, signal.SIGKILL)
 
     def _wait_noticed(self, *copies: str) -> None:
         """Wait until copies that are gone are seen to be gone, or are there again."""
@@ -550,13 +557,13 @@ class Destruction:
         point = "failover." + self._random.choice(["fenced", "recorded", "collected", "promoted"])
         primary = self.volume.primary
         with self._dying_at(point):
-            self.volume.destroy_zone(primary[0])
+            self._destroy_zone(primary[0])
         return f"{point}, {primary} and its zone lost"
 
     def _kill_server_in_repair(self) -> str:
         copy = self._random.choice(self._others())
         with self._dying_at("rebuild.made"):
-            self.volume.destroy(copy)
+            _remove(self.volume.folder(copy))
         return copy
 
     @contextmanager
@@ -579,6 +586,14 @@ def _signal(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
+def _remove(folder: Path) -> None:
+    """Remove a folder with all that is in it, though processes go on making files there."""
+    while folder.exists():
+        # What was made meanwhile, or removed by others, is met in the next round.
+        with contextlib.suppress(OSError):
+            shutil.rmtree(folder)
+
+
 def _name_of(pid: int) -> str:
     """Answer what a process calls itself."""
     with contextlib.suppress(OSError):
@@ -597,8 +612,14 @@ def _disk_of_zone_c(home: Path) -> Iterator[Disk | None]:
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
         yield None
         return
+    disk = Disk(folder)
     try:
-        yield Disk(folder)
+        yield disk
+    except BaseException:
+        # What was there may tell why.
+        disk.free()
+        subprocess.run(["cp", "--archive", str(folder), str(folder.with_name("c-as-it-was"))], check=False)
+        raise
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
@@ -631,6 +652,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--only", default="", help="only the faults with this in their names, such as SIGSTOP")
     parser.add_argument("--folder", type=Path, default=Path("/tmp"), help="where the home is made; best on a disk")
     arguments = parser.parse_args()
     for name in [name for name in os.environ if name.startswith(("ZORYA_", "PG"))]:
@@ -640,6 +662,7 @@ def main() -> int:
     _say(f"seed {arguments.seed}, in {folder}")
     deadline = time.monotonic() + arguments.minutes * 60
     with breaking(folder / "home", arguments.seed) as destruction:
+        destruction.faults = {kind: do for kind, do in destruction.faults.items() if arguments.only in kind}
         try:
             destruction.run(until=lambda _: time.monotonic() > deadline)
         except (AssertionError, errors.ZoryaError, psycopg.Error) as error:

@@ -93,8 +93,10 @@ class Volume:
         return found
 
     def signal(self, copy: str, number: signal.Signals) -> None:
-        """Signal all processes of a copy."""
-        for pid in self.pids(copy):
+        """Signal all processes of a copy, of which there must be some."""
+        pids = self.pids(copy)
+        assert pids, f"{copy} does not run"
+        for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 

@@ -4,6 +4,7 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,9 @@ from engines.clusters import MAJORS, Cluster, Workshop
 from engines.copies import Copies, come, come_to, flip, newest
 from harness import processes_below
 from zorya.compute import procfs
+from zorya.core import errors
 from zorya.engines.base import Activity, Watcher
+from zorya.engines.postgres import log_files
 from zorya.engines.postgres.log_files import SEGMENT_BYTES
 
 MakeCopies = Callable[..., Copies]
@@ -226,7 +229,6 @@ async def test_old_primary_follows_again_when_what_it_had_alone_was_taken_back(c
     assert count(old) == 1001
     # Slots that it had as the primary would keep log and dead rows for copies that follow another one.
     assert ask(old, "SELECT count(*) FROM pg_replication_slots") == 0
-    assert replication.timeline(old.folders)[0] == 2
     # The tail goes on in the new timeline.
     copies.receive()
     await copies.come_to_follow("b_tail")
@@ -277,10 +279,9 @@ async def test_copy_is_given_up_when_it_needs_more_log_than_is_kept_and_can_be_c
     await copies.start_all()
     await asyncio.to_thread(copies.standby.kill)
     execute(copies.primary, FILL)
-    for _ in range(5):
-        ask(copies.primary, "SELECT pg_switch_wal()")
+    for _ in range(12):
         execute(copies.primary, ADD)
-    ask(copies.primary, "SELECT 1 FROM pg_switch_wal()")
+        ask(copies.primary, "SELECT pg_switch_wal()")
     await copies.engine.checkpoint(copies.primary.folders)
     assert (await copies.look()).given_up == {"b_full"}
     # Nobody takes that back but a new copy.
@@ -308,34 +309,129 @@ async def test_received_is_what_is_on_the_disk_when_it_is_not_replayed_yet(copie
     assert of_tail is not None
     copies.standby.options = ("-c", "recovery_min_apply_delay=1h")
     await copies.start(copies.standby)
-    asking = asyncio.create_task(copies.replication.received(copies.standby.folders))
-    await come(
-        lambda: ask(copies.standby, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'RecoveryApplyDelay'"),
-        "it waits",
-    )
-    assert not asking.done()
-    asking.cancel()
-    await asyncio.wait({asking})
-    await copies.replication.let_go(copies.standby.folders)
-    await asyncio.to_thread(copies.standby.kill)
-    copies.standby.options = ()
-    await copies.start(copies.standby)
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'RecoveryApplyDelay'"
+    await come(lambda: ask(copies.standby, waits), "it waits before it replays a commit")
+    assert await copies.replication.replayed(copies.standby.folders) < of_tail.position
     assert (await copies.replication.received(copies.standby.folders)).position == of_tail.position
 
 
-async def test_received_ends_with_a_whole_record_when_the_log_does_not(copies: Copies) -> None:
+async def test_received_ends_with_the_last_whole_record(copies: Copies) -> None:
     await copies.start_all()
     execute(copies.primary, FILL)
     await copies.come_to_rest()
     end = copies.replication.rest(copies.primary.folders)
     assert end is not None
     assert end.last is not None
+    needs_from = copies.replication.needs_from(copies.standby.folders)
     await copies.start(copies.standby)
     assert (await copies.replication.received(copies.standby.folders)).position == end.position
-    await asyncio.to_thread(copies.standby.stop)
+    log = copies.replication.log_folder(copies.standby.folders)
+    assert log_files.end_from(log, needs_from, within_bytes=2**30) == end.position
+    flip(log_files.segments(log)[0].path, (end.last + 30) % SEGMENT_BYTES)
+    assert log_files.end_from(log, needs_from, within_bytes=2**30) == end.last
 
 
-async def test_copy_that_follows_never_starts_as_a_primary(copies: Copies) -> None:
-    (copies.standby.folders.data / "standby.signal").unlink()
-    await copies.start(copies.standby)
-    assert ask(copies.standby, "SELECT pg_is_in_recovery()") is True
+async def test_copy_that_follows_is_not_started_as_the_primary(copies: Copies) -> None:
+    copies.engine.check_data(copies.standby.instance)
+    copies.place(copies.standby, leads=True)
+    with pytest.raises(errors.DataDamaged, match=r"standby\.signal"):
+        copies.engine.check_data(copies.standby.instance)
+
+
+async def test_copy_that_has_led_is_not_started_to_follow(copies: Copies) -> None:
+    copies.engine.check_data(copies.primary.instance)
+    copies.place(copies.primary, leads=False)
+    with pytest.raises(errors.DataDamaged, match=r"standby\.signal"):
+        copies.engine.check_data(copies.primary.instance)
+
+
+async def fill_segments(copies: Copies, number: int) -> None:
+    """Have the log go on for some segments."""
+    for _ in range(number):
+        execute(copies.primary, ADD)
+        ask(copies.primary, "SELECT pg_switch_wal()")
+    execute(copies.primary, ADD)
+    await copies.come_to_follow("b_full", "b_tail")
+
+
+@pytest.mark.parametrize("where", ["in a record", "in a page's header"])
+async def test_flipped_bit_in_a_tail_is_found_and_mended_from_a_peer(copies: Copies, where: str) -> None:
+    await copies.start_all()
+    execute(copies.primary, FILL)
+    await fill_segments(copies, 2)
+    await copies.come_to_rest()
+    replication, tail = copies.replication, copies.tail
+    peers = [replication.log_folder(copies.standby.folders), replication.log_folder(copies.primary.folders)]
+    for folder in (tail, *peers):
+        assert await replication.verify_log(copies.installation, folder, begin=0, end=None) == []
+    whole = log_files.segments(tail)[1]
+    before = whole.path.read_bytes()
+    # The segment holds some hundred pages.
+    flip(whole.path, 5 * log_files.PAGE_BYTES + (100 if where == "in a record" else 8))
+    (found,) = await replication.verify_log(copies.installation, tail, begin=0, end=None)
+    assert str(tail) in found
+    end = replication.rest(copies.primary.folders)
+    assert end is not None
+    await replication.mend_tail(tail, peers, upto=end.position)
+    assert whole.path.read_bytes() == before
+    assert await replication.verify_log(copies.installation, tail, begin=0, end=end.position) == []
+    # A peer that is damaged itself damages nothing.
+    flip(peers[0] / whole.name, 7 * log_files.PAGE_BYTES + 100)
+    await replication.mend_tail(tail, peers, upto=end.position)
+    assert whole.path.read_bytes() == before
+    # A segment that is missing comes back.
+    whole.path.unlink()
+    assert await replication.verify_log(copies.installation, tail, begin=0, end=None)
+    await replication.mend_tail(tail, peers[1:], upto=end.position)
+    assert whole.path.read_bytes() == before
+
+
+async def test_damage_before_the_end_of_the_last_segment_is_told_from_the_end(copies: Copies) -> None:
+    await copies.start_all()
+    execute(copies.primary, FILL)
+    await copies.come_to_follow("b_full", "b_tail")
+    await copies.come_to_rest()
+    replication, tail = copies.replication, copies.tail
+    end = replication.rest(copies.primary.folders)
+    assert end is not None
+    assert end.last is not None
+    path = newest(tail)
+    good = path.read_bytes()
+    assert await replication.verify_log(copies.installation, tail, begin=0, end=None) == []
+    # Pages, and then a record, after the damage.
+    for at in (
+        end.position % SEGMENT_BYTES - 3 * log_files.PAGE_BYTES,
+        previous_of(path, end.last) % SEGMENT_BYTES + 30,
+    ):
+        flip(path, at)
+        assert await replication.verify_log(copies.installation, tail, begin=0, end=None)
+        path.write_bytes(good)
+    # The end of a log that was cut off.
+    path.write_bytes(good[: end.last % SEGMENT_BYTES].ljust(SEGMENT_BYTES, b"\0"))
+    assert await replication.verify_log(copies.installation, tail, begin=0, end=None) == []
+    assert await replication.verify_log(copies.installation, tail, begin=0, end=end.position)
+
+
+def previous_of(path: Path, position: int) -> int:
+    record = log_files.read_record(path, position)
+    assert record is not None
+    return record.previous
+
+
+async def test_flipped_bit_in_the_data_is_found(copies: Copies) -> None:
+    await copies.start_all()
+    execute(copies.primary, FILL)
+    path = copies.primary.folders.data / str(ask_shop(copies.primary, "SELECT pg_relation_filepath('t')"))
+    await copies.come_to_rest()
+    assert await copies.replication.verify_data(copies.standby.instance, max_kib_s=None) == []
+    damaged = copies.standby.folders.data / path.relative_to(copies.primary.folders.data)
+    flip(damaged, 8192 + 500)
+    (found,) = await copies.replication.verify_data(copies.standby.instance, max_kib_s=None)
+    assert "block 1" in found
+    assert damaged.name in found
+
+
+def ask_shop(cluster: Cluster, sql: str) -> object:
+    with cluster.connect() as session:
+        row = session.execute(sql.encode()).fetchone()
+    return row[0] if row is not None else None

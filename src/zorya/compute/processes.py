@@ -5,6 +5,7 @@ known by number, start time and boot together; a number alone is never trusted, 
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -45,9 +46,17 @@ class EngineProcess:
     async def launch(cls, plan: Launch) -> Self:
         """Start the engine in a session of its own. Returns as soon as the program is executing.
 
-        Raises OSError when it cannot be executed or its log cannot be opened.
+        Raises OSError when it cannot be executed or its log cannot be opened. If cancelled, nothing runs.
         """
-        child = await asyncio.to_thread(_spawn, plan)
+        spawning = asyncio.ensure_future(asyncio.to_thread(_spawn, plan))
+        try:
+            child = await asyncio.shield(spawning)
+        except asyncio.CancelledError:
+            with contextlib.suppress(OSError):
+                given_up = await spawning
+                given_up.kill()
+                await asyncio.to_thread(given_up.wait)
+            raise
         pidfd = os.pidfd_open(child.pid)
         identity = procfs.read_identity(child.pid)
         if identity is None:

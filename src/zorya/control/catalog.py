@@ -43,7 +43,7 @@ _UPGRADES = {
     "'copies', json_array(json_object('zone', 'a', 'kind', 'full', 'folder', 'clusters/' || id)),"
     " 'primary', 'a_full', 'epochs',"
     " json_array(json_object('number', 1, 'copy', 'a_full', 'timeline', 1, 'begins_at', 0)),"
-    " 'last_epoch', 1, 'established', json_array('a_full')));",
+    " 'last_epoch', 1, 'established', json_array('a_full'), 'rest', null));",
 }
 """For each earlier format, what makes it the next."""
 

@@ -206,6 +206,7 @@ class Copies:
         if self.is_alone:
             return
         self.rest = None
+        self._standing.note_rest(None)
         self._source = source
         self._kept = None
         self._joint = None
@@ -263,6 +264,10 @@ class Copies:
         if not self._runner.has_files(record, copy):
             return "The primary's data is not there."
         mark = marks.read(self._runner.mark_path(copy))
+        if record.volume.rest is not None and len(record.volume.established) > 1:
+            rest = self._runner.replication.rest(self._runner.folders(record))
+            if rest is None or rest.position != record.volume.rest:
+                return "The primary's data is not what it was when it came to rest."
         if len(record.volume.established) > 1 and (mark is None or mark.epoch != record.volume.epoch.number):
             return "The primary's data is not to be trusted: it has no mark of the present epoch."
         return ""
@@ -378,6 +383,8 @@ class Copies:
         if self.is_alone:
             return
         self.rest = await asyncio.to_thread(self._compare)
+        # Written with the next change.
+        self._standing.note_rest(self.rest.position if self.rest is not None else None)
 
     def _compare(self) -> LogEnd | None:
         record, replication = self._standing.record, self._runner.replication
@@ -565,6 +572,8 @@ class Copies:
         for one in self.members.values():
             self._note(one, seen, now_s)
             if one.name not in self._work:
+                if self._relation(one) is Relation.UNKNOWN:
+                    await self._mend_mark(one)
                 self._mend(one, seen, now_s)
             if one.live is not None and not one.live.is_freezing and not one.is_being_looked_at:
                 one.look(record.freeze_after_s)
@@ -632,6 +641,7 @@ class Copies:
 
         Raises NotReady when that cannot be told now, EngineProblem, StorageProblem.
         """
+        await self._mend_mark(one)
         record, replication, mark = self._standing.record, self._runner.replication, one.mark
         if mark is None or not one.is_there or one.damaged:
             return Seen(copy=one.copy, position=None)
@@ -646,6 +656,16 @@ class Copies:
             return Seen(copy=one.copy, position=None)
         position = history.position_of(record.volume.epochs, mark.epoch, end.position)
         return Seen(copy=one.copy, position=position, begins_at=end.begins)
+
+    async def _mend_mark(self, one: Member) -> None:
+        """Correct the mark of a copy that was to begin an epoch, and never did. Raises StorageProblem."""
+        record, mark = self._standing.record, one.mark
+        if mark is None or not one.is_full:
+            return
+        begun = self._runner.replication.has_begun(self._runner.folders(record, one.copy))
+        joined = history.mark_of(record.volume.epochs, mark.epoch, begun=begun)
+        if joined != mark.epoch:
+            await self._runner.write_mark(record, one.copy, joined)
 
     async def _join(self, one: Member) -> None:
         """Have a copy follow. One that was not there when the present epoch began does so only if it has no other log.
@@ -750,6 +770,8 @@ class Copies:
         _log.info("copy is made anew", cluster=self._standing.name, copy=one.name, reason=reason)
         one.state, one.reason, one.progress = CopyState.BUILDING, reason, 0.0
         one.position = one.lag_bytes = one.lag_s = None
+        # Until it has followed: one that ends at once was made in vain, too.
+        one.failed_rebuilds += 1
         try:
             await one.stop(at_once=True)
             self._check_zone(one.copy)
@@ -757,13 +779,15 @@ class Copies:
                 await self._clone(one)
             else:
                 await self._empty_tail(one)
+                folders = self._runner.folders(self._standing.record)
+                await self._runner.replication.ensure_kept(folders, frozenset(self.members), anew={one.name})
             await failpoints.reached("rebuild.made")
             one.ends, one.damaged, one.progress = 0, "", None
+            one.failed_at_s = self._clock.monotonic_s()
             await one.follow(self._source)
             if not one.is_full:
                 await self._fill_tail(one)
         except errors.ZoryaError as error:
-            one.failed_rebuilds += 1
             if one.failed_rebuilds == 1:
                 await self._standing.tell(
                     EventKind.COPY_LOST, f"Copy {one.name}: {reason} It cannot be made anew: {error}"

@@ -15,7 +15,6 @@ import asyncio
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from zorya.compute import leftovers
 from zorya.control.copies import Copies
@@ -27,9 +26,9 @@ from zorya.control.standing import Standing
 from zorya.control.surroundings import Surroundings
 from zorya.core import errors, failpoints, logging
 from zorya.core.volume import Volume, format_position
-from zorya.engines.following import Source
 from zorya.storage import election, history, quorum, repair
 from zorya.storage.election import Choice, Refusal, Seen
+from zorya.storage.history import Relation
 from zorya.storage.repair import Way
 
 _log = logging.get("zorya.control")
@@ -39,6 +38,9 @@ COLLECT_WITHIN_S = 60.0
 
 ANSWER_WITHIN_S = 5.0
 """How long a copy may take to say how far its log goes, before it counts as out of reach."""
+
+START_WITHIN_S = 60.0
+"""How long one may take for it whose engine has to be started, and to replay what it has."""
 
 _POLL_S = 0.005
 
@@ -51,9 +53,9 @@ class Failover:
         self.reason = ""
         """Why another copy has to become the primary, as a sentence; empty while none has to."""
         self.accepts_loss = False
+        """Whether to go on from the furthest log there is, though it may lack commits."""
         self.is_refused = False
         """Whether too few copies were left, the last time, to know what was committed."""
-        """Whether to go on from the furthest log there is, though it may lack commits."""
         self._prefer = ""
         self._runner = surroundings.runner
         self._clock = surroundings.clock
@@ -98,27 +100,27 @@ class Failover:
     async def finish(self) -> None:
         """Record an earlier failover as complete, if its copy has become the primary; else have it done anew.
 
-        Raises StorageProblem, HomeUnusable.
+        As long as its copy is out of reach, it may have become the primary: the epoch stays until another is chosen.
+
+        Raises StorageProblem, HomeUnusable, DataDamaged.
         """
         record, runner = self._standing.record, self._runner
-        before, copy = record.volume.epochs[-2], record.volume.copy(record.volume.primary)
-        try:
+        copy = record.volume.copy(record.volume.primary)
+        if runner.replication.has_begun(runner.folders(record)):
             timeline, begins_at = runner.replication.timeline(runner.folders(record))
-        except errors.DataDamaged:
-            timeline, begins_at = 0, 0
-        if before.timeline is not None and timeline > before.timeline:
             await self._record(history.began(record.volume, timeline, begins_at), "It was found to be complete.")
             member = self._copies.members.get(copy.name)
             if member is not None and member.live is not None:
                 member.give_up_engine().release()
-        else:
-            if timeline:
-                # It has joined the epoch, but there was no log of it yet.
-                await runner.write_mark(record, copy, before.number)
+            self._copies.renew()
+            return
+        self._prefer = copy.name
+        self.reason = self.reason or "An earlier failover was not completed."
+        if runner.has_files(record, copy):
+            # It may have joined the epoch, but there was no log of it yet.
+            await runner.write_mark(record, copy, record.volume.epochs[-2].number)
             await self._record(history.abandon(record.volume), None)
-            self._prefer = copy.name
-            self.reason = self.reason or "An earlier failover was not completed."
-        self._copies.renew()
+            self._copies.renew()
 
     async def run(self) -> LiveEngine:
         """Make another copy the primary, and answer its engine. Raises StartFailed, StorageProblem, HomeUnusable."""
@@ -129,13 +131,13 @@ class Failover:
         try:
             await self._fence()
             await failpoints.reached("failover.fenced")
-            candidates = list(self._copies.members.values()) if self.accepts_loss else self._counted
+            candidates = self._candidates()
             seen = await asyncio.gather(*(self._see(one) for one in candidates))
             choice = self._choose(seen)
             await self._begin(choice)
             await failpoints.reached("failover.recorded")
             chosen = next(one for one in candidates if one.name == choice.candidate)
-            await self._collect(chosen, choice, candidates)
+            await self._collect(chosen, choice, [*zip(candidates, seen, strict=True)])
             await failpoints.reached("failover.collected")
             await self._promote(chosen)
             await failpoints.reached("failover.promoted")
@@ -155,6 +157,16 @@ class Failover:
         self._copies.renew()
         return self._runner.alive(record, process)
 
+    def _candidates(self) -> list[Member]:
+        """Answer the copies that are asked how far they are.
+
+        Not the primary that is fenced, nor one that was chosen before and is out of reach.
+        """
+        volume = self._standing.record.volume
+        fenced = {volume.primary, *({volume.epochs[-2].copy} if self.is_unfinished else ())}
+        members = self._copies.members.values() if self.accepts_loss else self._counted
+        return [one for one in members if one.name not in fenced]
+
     async def _fence(self) -> None:
         """End the old primary's processes, wherever they are, and have nobody take its log any more."""
         await self._copies.hold()
@@ -162,7 +174,9 @@ class Failover:
         if live is not None:
             await self._runner.kill(live)
             await self._seat.clear()
-        await leftovers.kill(self._runner.folders(record).data)
+        volume = record.volume
+        for name in {volume.primary, *({volume.epochs[-2].copy} if self.is_unfinished else ())}:
+            await leftovers.kill(self._runner.folders(record, volume.copy(name)).data)
         # The full copies are told to follow nobody as they are asked how far they are.
         await asyncio.gather(*(self._end_receiver(one) for one in self._copies.members.values()))
 
@@ -174,7 +188,8 @@ class Failover:
     async def _see(self, one: Member) -> Seen:
         """Answer how far a copy's log goes; a copy of which that cannot be told is out of reach."""
         try:
-            async with asyncio.timeout(ANSWER_WITHIN_S):
+            has_to_start = one.is_full and one.live is None
+            async with asyncio.timeout(START_WITHIN_S if has_to_start else ANSWER_WITHIN_S):
                 return await self._copies.see(one)
         except (errors.ZoryaError, OSError, TimeoutError) as error:
             _log.warning("copy out of reach", cluster=self._standing.name, copy=one.name, error=str(error))
@@ -187,19 +202,21 @@ class Failover:
         for one in seen:
             where = format_position(one.position.position) if one.position else "out of reach"
             _log.info("copy seen", cluster=self._standing.name, copy=one.copy.name, position=where)
+        begun = [epoch for epoch in volume.epochs if epoch.timeline is not None]
         if self.accepts_loss:
-            choice = election.after_loss(seen, epochs=volume.epochs)
+            choice = election.after_loss(seen, epochs=begun)
         else:
-            choice = election.choose(
-                quorum.rule(len(volume.established)), seen, epochs=volume.epochs, prefer=self._prefer
-            )
+            choice = election.choose(quorum.rule(len(volume.established)), seen, epochs=begun, prefer=self._prefer)
         self.is_refused = isinstance(choice, Refusal)
         if isinstance(choice, Refusal):
             raise errors.StartFailed(choice.reason, hint=choice.hint, client_message="too few copies of it are left")
         return choice
 
     async def _begin(self, choice: Choice) -> None:
-        await self._record(history.begin(self._standing.record.volume, choice.candidate), None)
+        volume = self._standing.record.volume
+        if self.is_unfinished:
+            volume = history.abandon(volume)
+        await self._record(history.begin(volume, choice.candidate), None)
 
     async def _record(self, volume: Volume, told: str | None) -> None:
         await self._standing.edit(
@@ -208,20 +225,27 @@ class Failover:
             lambda _before, _after: told or "Another copy is to become the primary.",
         )
 
-    async def _collect(self, chosen: Member, choice: Choice, seen: Sequence[Member]) -> None:
+    async def _collect(self, chosen: Member, choice: Choice, seen: Sequence[tuple[Member, Seen]]) -> None:
         """Give the chosen copy all of the log that it is to go on from, and wait until it has replayed it."""
         record, runner = self._standing.record, self._runner
         assert chosen.live is not None
         folders = runner.folders(record, chosen.copy)
         wanted = choice.position.position
+        # What it gets is of the epoch before at the latest; if this is interrupted, its log must not pass for diverged.
+        await runner.write_mark(record, chosen.copy, record.volume.epochs[-2].number)
         if choice.source != chosen.name:
-            source = next(one for one in seen if one.name == choice.source)
-            if source.is_full and source.live is not None:
-                await runner.write_following(record, chosen.copy, chosen.live.process, self._source_of(source), None)
-            else:
-                collected = runner.collected_path(chosen.copy)
-                await self._offer([one for one in seen if not one.is_full], last=source, collected=collected)
-                await runner.write_following(record, chosen.copy, chosen.live.process, None, collected)
+            # A tail: of the full copies the chosen one goes furthest.
+            collected = runner.collected_path(chosen.copy)
+            begun = record.volume.epochs[:-1]
+            usable = [
+                one
+                for one, found in seen
+                if not one.is_full and history.can_follow(begun, found.position) is Relation.FOLLOWS
+            ]
+            # That of the furthest over the others'.
+            for one in sorted(usable, key=lambda one: one.name == choice.source):
+                await runner.replication.offer(runner.tail_path(one.copy), collected)
+            await runner.write_following(record, chosen.copy, chosen.live.process, None, collected)
         deadline = self._clock.monotonic_s() + COLLECT_WITHIN_S
         while await runner.replication.replayed(folders) < wanted:
             if self._clock.monotonic_s() > deadline or chosen.live is None:
@@ -231,22 +255,12 @@ class Failover:
                 )
             await asyncio.sleep(_POLL_S)
 
-    async def _offer(self, tails: Sequence[Member], *, last: Member, collected: Path) -> None:
-        """Put the log of all tails into one folder, that of the furthest over the others'."""
-        for one in [*(one for one in tails if one is not last and one.is_there), last]:
-            await self._runner.replication.offer(self._runner.tail_path(one.copy), collected)
-
-    def _source_of(self, one: Member) -> Source:
-        record = self._standing.record
-        assert one.live is not None
-        entrance = self._runner.entrance(record, one.live.process, one.copy)
-        if entrance is None:
-            raise errors.StartFailed(f"Copy {one.name} does not say where it listens.")
-        return Source(socket=self._runner.folders(record, one.copy).socket, port=entrance.address.port)
-
     async def _promote(self, chosen: Member) -> None:
         record, runner = self._standing.record, self._runner
         assert chosen.live is not None
+        # Those who came to read must not find themselves able to write.
+        await chosen.live.look(None)
+        await chosen.live.end_sessions()
         await runner.write_mark(record, chosen.copy)
         await runner.replication.promote(runner.folders(record, chosen.copy))
         await asyncio.to_thread(shutil.rmtree, runner.collected_path(chosen.copy), ignore_errors=True)

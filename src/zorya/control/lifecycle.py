@@ -11,6 +11,10 @@ from math import inf
 from zorya.core.model import Compute, Status
 
 
+MENDING_RECHECK_S = 1.0
+"""How often it is asked again whether a copy that is mended is in the way of sleep still."""
+
+
 class Process(StrEnum):
     """What is seen of the engine's process."""
 
@@ -237,13 +241,16 @@ def _freeze_is_due(now: Situation) -> bool:
 def _next_check_s(now: Situation) -> float | None:
     """Answer the time until something else is due; None when nothing is."""
     times = [now.look_in_s]
-    if now.pause_after_s is not None and not now.sessions:
+    if now.mends:
+        times.append(MENDING_RECHECK_S)
+    elif now.pause_after_s is not None and not now.sessions:
         times.append(now.pause_after_s - now.idle_s)
     if now.compute is Compute.RUNNING and now.password_due_in_s is not None:
         times.append(now.password_due_in_s)
     if now.compute is Compute.FROZEN and now.reclaim_after_s is not None:
         times.append(now.reclaim_after_s - now.frozen_s)
-    if now.compute is Compute.RUNNING and now.freeze_after_s is not None and now.quiet_s > 0 and not now.visitors:
+    may_freeze = now.compute is Compute.RUNNING and not now.mends and not now.visitors
+    if may_freeze and now.freeze_after_s is not None and now.quiet_s > 0:
         times.append(max(now.freeze_after_s - now.quiet_s, now.freeze_blocked_s))
     return max(0.0, min(times)) if min(times) < inf else None
 

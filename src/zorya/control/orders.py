@@ -5,6 +5,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -308,11 +309,7 @@ class ClusterOrders(ClusterEndpoint):
 
     async def recover(self, *, accept_data_loss: bool) -> None:
         """See facade.Clusters.recover."""
-        if not self._failover.is_refused:
-            raise errors.Conflict(
-                f"Cluster {self.name} has enough copies to know what was committed.",
-                hint=f"`zorya resume {self.name}` starts it.",
-            )
+        await self._check_refused()
         if not accept_data_loss:
             raise errors.InvalidInput(
                 f"Cluster {self.name} would go on from what is left, and may lack what was committed last.",
@@ -326,6 +323,21 @@ class ClusterOrders(ClusterEndpoint):
         finally:
             self.leave()
         await self._standing.tell(EventKind.DATA_LOSS_ACCEPTED, "Commits may be missing.")
+
+    async def _check_refused(self) -> None:
+        """Raise Conflict where the cluster starts, or fails to for another reason than too few copies."""
+        if not self._failover.is_refused:
+            self.enter()
+            try:
+                with suppress(errors.StartFailed):
+                    await self.wake()
+            finally:
+                self.leave()
+        if not self._failover.is_refused:
+            raise errors.Conflict(
+                f"Cluster {self.name} has enough copies to know what was committed.",
+                hint=f"`zorya show {self.name}` says how it is.",
+            )
 
     async def set_capacity(self, capacity: float) -> None:
         """Give it this capacity now; see facade.Clusters.set_capacity."""

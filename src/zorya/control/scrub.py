@@ -74,7 +74,8 @@ class Scrub:
         began_s = self._clock.monotonic_s()
         record = self._standing.record
         await self._copies.compare()
-        damaged = {copy.name: await self._look_at(copy) for copy in record.volume.copies}
+        end = self._copies.rest.position if self._copies.rest is not None else None
+        damaged = {copy.name: await self._look_at(copy, end) for copy in record.volume.copies}
         for member in self._copies.members.values():
             if self._copies.rest is not None and member.reason and not damaged[member.name]:
                 damaged[member.name] = [member.reason]
@@ -91,8 +92,9 @@ class Scrub:
         looked_at = 0
         for member in list(self._copies.members.values()):
             looked_at += 1
+            flushed = member.seen.flushed if member.seen is not None else None
             async with self._copies.put_aside(member):
-                found = await self._look_at(member.copy)
+                found = await self._look_at(member.copy, flushed)
                 if found:
                     bad[member.name] = found
                     await self._tell_damage(member.name, found)
@@ -100,8 +102,11 @@ class Scrub:
                     member.damaged = " ".join(found)
         return await self._report(looked_at, bad, list(bad), self._clock.monotonic_s() - began_s)
 
-    async def _look_at(self, copy: Copy) -> Sequence[str]:
-        """Answer what is damaged in a copy on which nothing runs; what is right is marked as verified."""
+    async def _look_at(self, copy: Copy, end: int | None) -> Sequence[str]:
+        """Answer what is damaged in a copy on which nothing runs; what is right is marked as verified.
+
+        A tail has to go to the position `end` at least, where that is known.
+        """
         record, replication = self._standing.record, self._runner.replication
         if not self._runner.has_files(record, copy):
             return [f"Copy {copy.name} is not there."]
@@ -120,8 +125,6 @@ class Scrub:
             ]
         else:
             tail = self._runner.tail_path(copy)
-            rest = self._copies.rest
-            end = rest.position if rest is not None else None
             found = list(await replication.verify_log(installation, tail, begin=0, end=end))
         if not found:
             await self._copies.note_verified(copy, self._clock.now())

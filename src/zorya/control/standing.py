@@ -58,6 +58,10 @@ class Standing:
         """Have what it has now counted from now on."""
         self._meters.set_capacity(self.record.id, self.name, self.capacity_now)
 
+    def note_rest(self, position: int | None) -> None:
+        """Have in the record where the volume rests; it is written with the next change."""
+        self.record = replace(self.record, volume=replace(self.record.volume, rest=position))
+
     def note_process(self, process: ProcessIdentity | None) -> None:
         """Have the engine's process in the record; it is written with the next change."""
         self.record = replace(self.record, process=process)

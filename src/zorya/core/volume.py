@@ -85,6 +85,9 @@ class Volume:
         found = {one.name: one for one in self.copies}
         return found[name]
 
+    rest: int | None
+    """The position at which the primary was stopped cleanly; None while it runs, or where it was not."""
+
     @property
     def is_established(self) -> bool:
         """Whether all copies count: the rule in force is that of their number."""

@@ -209,16 +209,21 @@ class Replication(Protocol):
         Afterwards it can follow. Raises EngineProblem where that cannot be done; then it has to be cloned.
         """
 
-    async def ensure_kept(self, folders: ClusterFolders, copies: Set[str]) -> None:
-        """Have the primary keep log for these copies and no others, from now on. Raises NotReady, EngineProblem."""
+    async def ensure_kept(self, folders: ClusterFolders, copies: Set[str], *, anew: Set[str] = frozenset()) -> None:
+        """Have the primary keep log for these copies and no others, from now on. Raises NotReady, EngineProblem.
+
+        For a copy that was given up (`PrimarySeen.given_up`) nothing is kept before it is among those that are `anew`:
+        it needs no log of before now. `clone` sees to that itself; a tail that begins anew has to be named here.
+        """
 
     async def look(self, folders: ClusterFolders) -> PrimarySeen:
         """Answer what the primary knows of its volume. Raises NotReady, EngineProblem."""
 
     async def received(self, folders: ClusterFolders) -> LogEnd:
-        """Answer how far the log goes that a following full copy, which runs, has on its disk.
+        """Answer how far the log goes, in whole records, that a full copy has on its disk, which follows nobody.
 
-        `timeline` is that of the last byte. Raises NotReady, EngineProblem.
+        It runs. Waits until it has let go whom it followed, and has replayed most of what it has.
+        `timeline` is that of the last byte. Raises NotReady, and EngineProblem also when that takes too long.
         """
 
     async def replayed(self, folders: ClusterFolders) -> int:
@@ -233,9 +238,13 @@ class Replication(Protocol):
     async def let_go(self, folders: ClusterFolders) -> None:
         """Hold nothing of the engine there any more; it is about to end, or is gone. May be repeated."""
 
+    def has_begun(self, folders: ClusterFolders) -> bool:
+        """Whether a full copy has become a primary, and does not follow again since; not if its files are gone."""
+
     def timeline(self, folders: ClusterFolders) -> tuple[int, int]:
         """Answer the timeline that a full copy's log is in, running or not, and the position at which that begins.
 
+        That of one that follows is of the last checkpoint it has replayed, and it begins none: the position is 0.
         Raises DataDamaged when its files do not say.
         """
 
@@ -350,7 +359,11 @@ class Engine(Protocol):
         """
 
     def check_data(self, instance: Instance) -> None:
-        """Raise DataDamaged when the data folder is visibly not one that this installation can run."""
+        """Raise DataDamaged when the data folder is visibly not one that this installation can run.
+
+        Nor is one that follows another copy, when it is to lead (see Replication.promote), or one that has led, when it
+        is to follow (see Replication.rejoin).
+        """
 
     async def write_configuration(self, instance: Instance) -> None:
         """Write everything that the engine reads at its start. Idempotent."""

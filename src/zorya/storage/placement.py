@@ -25,6 +25,7 @@ def new_volume(copies: int, folder_of: Callable[[str], Path]) -> Volume:
         last_epoch=1,
         # They are made together, before the first commit.
         established=tuple(one.name for one in placed),
+        rest=None,
     )
 
 
@@ -48,6 +49,7 @@ def resize(volume: Volume, copies: int, folder_of: Callable[[str], Path]) -> Vol
         epochs=volume.epochs,
         last_epoch=volume.last_epoch,
         established=volume.established if grows else tuple(one.name for one in placed),
+        rest=volume.rest,
     )
 
 

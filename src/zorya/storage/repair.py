@@ -18,7 +18,7 @@ UNCONNECTED_S = 30.0
 """A copy that serves, and has not connected for so long, lacks log that nobody keeps: it is made anew."""
 
 FIRST_REBUILD_DELAY_S = 5.0
-LONGEST_REBUILD_DELAY_S = 300.0
+LONGEST_REBUILD_DELAY_S = 60.0
 
 REPLAY_IN_PLACE_BYTES = 256 * 1024**2
 """As long as no more log than this has to be replayed, an ended primary is started in place."""

@@ -122,10 +122,10 @@ def replace(content: bytes, *, identifier: int, nonce: bytes) -> bytes:
 
 
 def crc32c(data: bytes) -> int:
-    """Answer the CRC-32C (Castagnoli) of some hundred bytes."""
+    """Answer the CRC-32C (Castagnoli) of some thousand bytes."""
     crc = 0xFFFFFFFF
     for byte in data:
-        crc = _step(crc, byte)
+        crc = (crc >> 8) ^ _TABLE[(crc ^ byte) & 0xFF]
     return crc ^ 0xFFFFFFFF
 
 
@@ -153,7 +153,13 @@ def _nonce_at(content: bytes, end: int) -> int:
 
 
 def _step(crc: int, byte: int) -> int:
-    crc ^= byte
+    return (crc >> 8) ^ _TABLE[(crc ^ byte) & 0xFF]
+
+
+def _remainder(byte: int) -> int:
     for _ in range(8):
-        crc = (crc >> 1) ^ (_CASTAGNOLI if crc & 1 else 0)
-    return crc
+        byte = (byte >> 1) ^ (_CASTAGNOLI if byte & 1 else 0)
+    return byte
+
+
+_TABLE = tuple(_remainder(byte) for byte in range(256))

@@ -147,15 +147,16 @@ def check(instance: Instance) -> None:
     data = instance.folders.data
     for needed in ("PG_VERSION", "global/pg_control", "base", "pg_wal"):
         if not (data / needed).exists():
-            raise _damaged(instance, f"{data / needed} is missing")
+            raise damaged(instance, f"{data / needed} is missing")
     version = (data / "PG_VERSION").read_text(errors="replace").strip()
     if version != instance.installation.major:
-        raise _damaged(instance, f"{data / 'PG_VERSION'} says {version!r}, not {instance.installation.major!r}")
+        raise damaged(instance, f"{data / 'PG_VERSION'} says {version!r}, not {instance.installation.major!r}")
     if (data / "global/pg_control").stat().st_size < control_file.SMALLEST_CONTROL_FILE:
-        raise _damaged(instance, f"{data / 'global/pg_control'} is cut off")
+        raise damaged(instance, f"{data / 'global/pg_control'} is cut off")
 
 
-def _damaged(instance: Instance, what: str) -> errors.DataDamaged:
+def damaged(instance: Instance, what: str) -> errors.DataDamaged:
+    """Answer the error of a data folder that is visibly not one to start."""
     return errors.DataDamaged(
         f"The data folder of {instance.cluster} is damaged: {what}.",
         hint="Nothing was changed. Restore the folder from a backup, then connect again.",

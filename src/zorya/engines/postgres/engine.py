@@ -115,6 +115,15 @@ class Postgres:
     def check_data(self, instance: Instance) -> None:
         """See Engine.check_data."""
         data_folder.check(instance)
+        if instance.following is None:
+            return
+        signal_file = instance.folders.data / STANDBY_FILE
+        if instance.following.leads and signal_file.exists():
+            # Only a promotion may make a primary of it, which begins a timeline of its own.
+            raise data_folder.damaged(instance, f"{signal_file} is there, so it follows another copy")
+        if not instance.following.leads and not signal_file.exists():
+            # It would go on with the log that it has, as the primary does that it is to follow.
+            raise data_folder.damaged(instance, f"{signal_file} is missing, so it does not follow another copy")
 
     async def write_configuration(self, instance: Instance) -> None:
         """See Engine.write_configuration."""

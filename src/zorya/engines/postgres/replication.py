@@ -10,6 +10,7 @@ import itertools
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -45,6 +46,16 @@ SELECT pg_catalog.pg_current_wal_flush_lsn()::text,
        (SELECT coalesce(pg_catalog.json_agg(slot_name), '[]')
         FROM pg_catalog.pg_replication_slots WHERE slot_type = 'physical' AND wal_status = 'lost')
 """
+
+_RECEIVED = """
+SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_activity WHERE backend_type = 'walreceiver'),
+       pg_catalog.pg_last_wal_replay_lsn()::text
+"""
+
+_POLL_S = 0.005
+
+_READ_BYTES = 4 * 1024**2
+"""How much log is read here to find its end; what is more than that PostgreSQL replays faster."""
 
 _PERCENT = re.compile(rb"\((\d+)%\)")
 _FAULT_AT = re.compile(r"error in WAL record at ([0-9A-F]+/[0-9A-F]+)")
@@ -89,7 +100,7 @@ class PostgresReplication:
         redo = _control(folders).redo
         log = self.log_folder(folders)
         end = self.rest(folders)
-        found = [one for one in log_files.segments(log) if one.begin + SEGMENT_BYTES > redo]
+        found = [one for one in log_files.segments(log) if one.begin + SEGMENT_BYTES > redo and log_files.is_used(one)]
         last = (end.position - 1) // SEGMENT_BYTES if end is not None else max(one.number for one in found)
         with files.disk_errors("Making a copy of the log", tail):
             for one in found:
@@ -138,6 +149,8 @@ class PostgresReplication:
         """See Replication.clone."""
         target = instance.folders.data
         await asyncio.to_thread(_remove, target)
+        if instance.following is not None:
+            await _keep_anew(source, instance.following.copy)
         with files.disk_errors("Making a copy anew", target.parent):
             partial = self._partial(target)
             argv: list[str | Path] = [
@@ -164,9 +177,9 @@ class PostgresReplication:
     async def _run_with_progress(self, argv: Sequence[str | Path], progress: Callable[[float], None]) -> None:
         """Run a program that says how far it is; it ends if the caller is cancelled. Raises CommandFailed."""
         loop = asyncio.get_running_loop()
-        program = await asyncio.to_thread(self._spawn, argv)
+        spawning = asyncio.ensure_future(asyncio.to_thread(self._spawn, argv))
 
-        def listen() -> str:
+        def listen(program: "subprocess.Popen[bytes]") -> str:
             said = b""
             with program as ended:
                 assert ended.stderr is not None
@@ -176,12 +189,16 @@ class PostgresReplication:
                         loop.call_soon_threadsafe(progress, int(part) / 100)
             return said.decode(errors="replace")
 
-        listening = loop.run_in_executor(None, listen)
+        listening: asyncio.Future[str] | None = None
         try:
+            program = await asyncio.shield(spawning)
+            listening = loop.run_in_executor(None, listen, program)
             said = await asyncio.shield(listening)
         except asyncio.CancelledError:
-            program.kill()
-            await listening
+            program = await spawning
+            # It has a process of its own that receives the log.
+            os.killpg(program.pid, signal.SIGKILL)
+            await (listening or loop.run_in_executor(None, listen, program))
             raise
         if program.returncode != 0:
             raise commands.CommandFailed(argv, program.returncode, said)
@@ -202,6 +219,9 @@ class PostgresReplication:
     async def rejoin(self, instance: Instance, source: Source) -> None:
         """See Replication.rejoin."""
         data = instance.folders.data
+        # Before PostgreSQL 16 pg_rewind takes the timeline from the primary's control file, which says the new one from
+        # the first checkpoint on: before, it would answer that nothing is to be done.
+        await admin.checkpoint(source.socket, source.port)
         with files.disk_errors("Taking a copy back", data):
             (data / STANDBY_FILE).unlink(missing_ok=True)
             (data / lockfile.NAME).unlink(missing_ok=True)
@@ -222,7 +242,7 @@ class PostgresReplication:
 
     # What is asked of a primary and of followers that run.
 
-    async def ensure_kept(self, folders: ClusterFolders, copies: Set[str]) -> None:
+    async def ensure_kept(self, folders: ClusterFolders, copies: Set[str], *, anew: Set[str] = frozenset()) -> None:
         """See Replication.ensure_kept."""
         async with self._asking(folders) as connection:
             await connection.execute("SET synchronous_commit = local")
@@ -231,12 +251,11 @@ class PostgresReplication:
                 await connection.execute(configuration.CREATE_REPLICA)
             await connection.execute(configuration.GRANT_REPLICA)
             rows = await connection.execute(
-                "SELECT slot_name, active, wal_status = 'lost' FROM pg_replication_slots"
-                " WHERE slot_type = 'physical' AND NOT temporary"
+                "SELECT slot_name, active FROM pg_replication_slots WHERE slot_type = 'physical' AND NOT temporary"
             )
             present = set()
-            for name, is_active, is_lost in await rows.fetchall():
-                if not is_active and (is_lost or (name not in copies and configuration.is_copy_name(name))):
+            for name, is_active in await rows.fetchall():
+                if not is_active and (name in anew or (name not in copies and configuration.is_copy_name(name))):
                     await connection.execute("SELECT pg_drop_replication_slot(%s)", (name,))
                 else:
                     present.add(name)
@@ -264,14 +283,26 @@ class PostgresReplication:
 
     async def received(self, folders: ClusterFolders) -> LogEnd:
         """See Replication.received."""
+        log = self.log_folder(folders)
         async with self._asking(folders) as connection:
-            row = await (
-                await connection.execute("SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())::text")
-            ).fetchone()
-        position = parse_position(row[0]) if row is not None and row[0] is not None else 0
+            position = await self._end_on_disk(connection, log)
+            while position is None:
+                await asyncio.sleep(_POLL_S)
+                position = await self._end_on_disk(connection, log)
         number = max(position - 1, 0) // SEGMENT_BYTES
-        timelines = [one.timeline for one in log_files.segments(self.log_folder(folders)) if one.number == number]
+        timelines = [one.timeline for one in log_files.segments(log) if one.number == number]
         return LogEnd(timeline=max(timelines, default=_control(folders).timeline), position=position)
+
+    async def _end_on_disk(self, connection: psycopg.AsyncConnection, log: Path) -> int | None:
+        """Answer where the last whole record in a follower's log ends; None when that cannot be told now."""
+        row = await (await connection.execute(_RECEIVED)).fetchone()
+        assert row is not None
+        receives, replayed = row
+        if receives:
+            return None
+        # What pg_last_wal_receive_lsn() says may be within a record, and says nothing of an earlier start.
+        begin = parse_position(replayed) if replayed else 0
+        return await asyncio.to_thread(log_files.end_from, log, begin, within_bytes=_READ_BYTES)
 
     async def replayed(self, folders: ClusterFolders) -> int:
         """See Replication.replayed."""
@@ -322,6 +353,10 @@ class PostgresReplication:
             await other.close()
 
     # Where copies are that do not run.
+
+    def has_begun(self, folders: ClusterFolders) -> bool:
+        """See Replication.has_begun. PostgreSQL removes the file before the first record of the new timeline."""
+        return (folders.data / "PG_VERSION").exists() and not (folders.data / STANDBY_FILE).exists()
 
     def timeline(self, folders: ClusterFolders) -> tuple[int, int]:
         """See Replication.timeline."""
@@ -432,17 +467,18 @@ class PostgresReplication:
 
     async def mend_tail(self, tail: Path, peers: Sequence[Path], *, upto: int) -> None:
         """See Replication.mend_tail."""
-        present = {(one.timeline, one.number) for one in log_files.segments(tail)}
         with files.disk_errors("Filling a tail", tail):
             for peer in peers:
                 for path in log_files.histories(peer).values():
                     if not (tail / path.name).exists():
                         await asyncio.to_thread(self._put, path, tail / path.name, None)
+                own = {(one.timeline, one.number): one for one in log_files.segments(tail)}
                 for one in log_files.segments(peer):
-                    key = (one.timeline, one.number)
-                    if key not in present and not one.is_partial and one.begin + SEGMENT_BYTES <= upto:
+                    if one.is_partial or one.begin + SEGMENT_BYTES > upto or not log_files.is_used(one):
+                        continue
+                    mine = own.get((one.timeline, one.number))
+                    if await asyncio.to_thread(_is_wanted, one, mine):
                         await asyncio.to_thread(self._put, one.path, tail / one.name, None)
-                        present.add(key)
             files.sync_folder(tail)
 
     def log_folder(self, folders: ClusterFolders) -> Path:
@@ -515,6 +551,10 @@ class PostgresReplication:
         return files.ensure_folder(target.with_name(name), mode=0o700, owner=self._account)
 
     def _make_standby(self, data: Path) -> None:
+        """Have the engine that is started next on a data folder follow, durably. May be repeated."""
+        # Slots that came with it would keep log, and dead rows, for copies that follow another one.
+        for slot in (data / "pg_replslot").glob("*"):
+            shutil.rmtree(slot)
         path = data / STANDBY_FILE
         with path.open("wb") as file:
             if self._account.is_other:
@@ -533,6 +573,24 @@ def _conninfo(source: Source, application: str) -> str:
     return psycopg.conninfo.make_conninfo(
         host=str(source.socket), port=source.port, user=configuration.REPLICA, application_name=application
     )
+
+
+async def _keep_anew(source: Source, copy: str) -> None:
+    """Have the primary keep log for a copy from now on: what it had to have before, it needs no more."""
+    try:
+        async with await admin.connect(source.socket, source.port) as connection:
+            await connection.execute(
+                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
+                " WHERE slot_name = %s AND NOT active",
+                (copy,),
+            )
+            await connection.execute(
+                "SELECT pg_create_physical_replication_slot(%s, true)"
+                " WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = %s)",
+                (copy, copy),
+            )
+    except psycopg.Error as error:
+        raise admin.explain(error) from error
 
 
 def _control(folders: ClusterFolders) -> control_file.Checkpoint:
@@ -566,6 +624,14 @@ def _link(link: Path, target: Path) -> None:
     link.symlink_to(target)
 
 
+def _is_wanted(one: Segment, mine: Segment | None) -> bool:
+    """Whether a segment of another folder is to be taken in place of what a tail has of it."""
+    if mine is None:
+        return True
+    # What is not whole is the receiver's, which begins it anew.
+    return not mine.is_partial and log_files.is_better(one.path, mine.path)
+
+
 def _gaps(of_it: Sequence[Segment]) -> list[str]:
     return [
         f"A segment of log is missing before {one.path}."
@@ -575,9 +641,13 @@ def _gaps(of_it: Sequence[Segment]) -> list[str]:
 
 
 def _goes_on(of_it: Sequence[Segment], reached: int) -> bool:
-    """Whether there is log of a later segment than that in which the last whole record ends."""
-    number = (reached - 1) // SEGMENT_BYTES
-    return any(one.number > number and log_files.is_used(one) for one in of_it)
+    """Whether there is log after where the last whole record ends."""
+    number = reached // SEGMENT_BYTES
+    return any(
+        log_files.is_used(one) and (one.number > number or log_files.goes_on_after(one.path, reached))
+        for one in of_it
+        if one.number >= number
+    )
 
 
 def _explain(error: commands.CommandFailed, doing: str, where: Path) -> errors.ZoryaError:
