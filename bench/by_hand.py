@@ -1,6 +1,6 @@
 """Six copies set up by hand: three engines and three receivers of log, as Zorya configures them. A baseline.
 
-Only how clients reach them, and who started them, is otherwise: their data, settings and certificate are a cluster's.
+Only who starts them, and how clients reach them, is otherwise: their data, settings and certificate are a cluster's.
 """
 
 import os
@@ -23,12 +23,18 @@ from zorya.engines.following import Source
 from zorya.engines.postgres import configuration, installations
 from zorya.engines.postgres.replication import STANDBY_FILE, PostgresReplication
 
+_SETTINGS: LiteralString = """
+SELECT name, setting FROM pg_settings WHERE name IN ('synchronous_standby_names', 'synchronous_commit', 'fsync',
+    'shared_buffers', 'max_wal_size', 'wal_level', 'wal_buffers', 'full_page_writes') ORDER BY name
+"""
+"""What commits depend on."""
+
 _FOLLOWERS = len(ZONES) * 2 - 1
 _POLL_S = 0.01
 
 
 class SixByHand:
-    """Three engines and three receivers of log, as Zorya configures them, started by hand on copies of a volume."""
+    """The copies: in each zone an engine, and a receiver of log."""
 
     def __init__(self, stage: Stage, server: ZoryaServer) -> None:
         """Copy the cluster's primary, which has to be in the first zone, for each zone. Pauses the cluster."""
@@ -77,6 +83,12 @@ class SixByHand:
             argv, _ = replication.receiver(installation, source, copy=f"{zone}_tail", tail=self._tail(zone))
             self._start(argv, self._tail(zone))
         self._await_followers()
+
+    def check_same(self, engine: Engine) -> None:
+        """Raise RuntimeError if the engine, a primary of Zorya's, has other settings."""
+        own, others = ask(self.engine, _SETTINGS), ask(engine, _SETTINGS)
+        if own != others:
+            raise RuntimeError(f"set up by hand, six copies have other settings than Zorya's: {own}, {others}")
 
     def stop(self) -> None:
         """End all, the primary first, and remove their files."""

@@ -42,16 +42,12 @@ _WORKLOAD = Workload(
 _TABLE: LiteralString = "CREATE TABLE committed (n bigint PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())"
 _INSERT: LiteralString = "INSERT INTO committed SELECT coalesce(max(n), 0) + 1 FROM committed RETURNING n"
 
-_SETTINGS: LiteralString = """
-SELECT name, setting FROM pg_settings WHERE name IN ('synchronous_standby_names', 'synchronous_commit', 'fsync',
-    'shared_buffers', 'max_wal_size', 'wal_level', 'wal_buffers', 'full_page_writes') ORDER BY name
-"""
-"""What commits depend on."""
-
 _FOLDERS: Mapping[str, str] = {CopyKind.FULL: "data", CopyKind.TAIL: "tail"}
 """Where a copy has its files, below the folder of its zone."""
 
 _MIB = 1024 * 1024
+_SPACE = 8
+"""Of so many times the large copy's size there has to be space: three copies, a plain one, and log."""
 _POLL_S = 0.01
 _WHOLE_WITHIN_S = 180.0
 _ACCEPTED_WITHIN_S = 60.0
@@ -60,11 +56,13 @@ _ACCEPTED_WITHIN_S = 60.0
 def measure(
     stage: Stage, *, turns: int | None = None, rounds: int = 20, failures: int = 5, rebuilt_mib: int = 2048
 ) -> list[report.Comparison]:
-    """Measure everything on a server of its own and print the ratios.
+    """Measure everything on two servers of its own, one for one copy and one for six, and print the ratios.
 
     `turns` is in place of the workload's own number. There are `failures` of each kind, and the copy that is made anew
     holds `rebuilt_mib` MiB that do not compress.
     """
+    if shutil.disk_usage(stage.folder).free < _SPACE * rebuilt_mib * _MIB:
+        raise RuntimeError(f"{stage.folder} has too little space for copies of {rebuilt_mib} MiB")
     with _server(stage, copies="1") as one, _server(stage, copies="6") as six:
         return [
             *_commits(stage, one, six, turns or _WORKLOAD.turns),
@@ -111,7 +109,7 @@ def _commits(stage: Stage, one: ZoryaServer, six: ZoryaServer, turns: int) -> It
         ]
         for way in chosen:
             ways.check(way)
-        _check_same(set_up.engine, _engine(six))
+        set_up.check_same(_engine(six))
         for clients in CLIENTS:
             measured = load.take_turns(stage, _WORKLOAD, clients, chosen, turns)
             yield from load.show(
@@ -124,12 +122,6 @@ def _commits(stage: Stage, one: ZoryaServer, six: ZoryaServer, turns: int) -> It
             )
     finally:
         set_up.stop()
-
-
-def _check_same(own: Engine, of_zorya: Engine) -> None:
-    settings, others = by_hand.ask(own, _SETTINGS), by_hand.ask(of_zorya, _SETTINGS)
-    if settings != others:
-        raise RuntimeError(f"set up by hand, six copies have other settings than Zorya's: {settings}, {others}")
 
 
 # What they take.

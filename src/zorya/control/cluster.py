@@ -96,6 +96,9 @@ class ClusterOwner(ClusterOrders):
             self._autoscaler.remove(self.record.id)
 
     def _situation(self) -> Situation:
+        if self.record.compute is Compute.FROZEN and (self._attendance.visitors or self._waiting.waiters):
+            # While it sleeps nobody looks; who wants it is not to be given to a primary whose files are gone.
+            self._copies.see_whether_it_is_there()
         now_s = self._clock.monotonic_s()
         live = self._seat.live
         return Situation(

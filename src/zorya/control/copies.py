@@ -215,6 +215,10 @@ class Copies:
         self._flushed.clear()
         self._unwell_since_s = None
         self._ready_s = None
+        for one in self.members.values():
+            if one.state is CopyState.CURRENT:
+                # So it was at rest; what it is now is not seen yet.
+                one.state, one.reason, one.seen = CopyState.BEHIND, "It is not connected yet.", None
         if not self._tails:
             # They are what commits wait for, and need nothing of the primary to begin with.
             self._have_join(self._fulls)
@@ -526,15 +530,15 @@ class Copies:
                 await self._stirring.wait()
                 self._answered_s = self._clock.monotonic_s()
             while not self._stirring.is_set() and self._clock.monotonic_s() < next_s:
-                self._see_whether_it_is_there()
+                self.see_whether_it_is_there()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(every_s, GLANCE_EVERY_S)):
                         await self._stirring.wait()
 
-    def _see_whether_it_is_there(self) -> None:
+    def see_whether_it_is_there(self) -> None:
         """Notice that the primary's files are gone, though its processes may work on for a while."""
         record, live = self._standing.record, self._seat.live
-        if live is None or self.primary_problem:
+        if live is None or self.primary_problem or self.is_alone:
             return
         if not self._runner.has_files(record, record.volume.copy(record.volume.primary)):
             self.primary_problem = "The primary's files are gone."

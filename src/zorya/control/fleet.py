@@ -302,6 +302,8 @@ class Fleet:
         fixed = capacities.choose_fixed(
             request.mode, wanted=request.fixed_capacity, present=None, most=request.max_capacity
         )
+        if request.copies is not None:
+            modify.check_copies(request.copies)
         rules = self._rules(request)
         installation = await self._installed.choose(request.version)
         async with self._making:

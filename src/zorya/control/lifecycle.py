@@ -10,7 +10,6 @@ from math import inf
 
 from zorya.core.model import Compute, Status
 
-
 MENDING_RECHECK_S = 1.0
 """How often it is asked again whether a copy that is mended is in the way of sleep still."""
 

@@ -91,9 +91,7 @@ class _Usable:
         return self.copy.kind is CopyKind.FULL
 
 
-def choose(
-    rule: Rule, seen: Sequence[Seen], *, epochs: Sequence[Epoch] | None = None, prefer: str = ""
-) -> Choice | Refusal:
+def choose(rule: Rule, seen: Sequence[Seen], *, epochs: Sequence[Epoch] | None, prefer: str = "") -> Choice | Refusal:
     """Answer the log to go on from. `prefer` becomes the primary where several full copies could equally well.
 
     `epochs` is the volume's history; copies that have log which it does not have do not count. Without it all are taken
@@ -113,7 +111,7 @@ def choose(
     return _furthest(counted, candidate)
 
 
-def after_loss(seen: Sequence[Seen], *, epochs: Sequence[Epoch] | None = None) -> Choice | Refusal:
+def after_loss(seen: Sequence[Seen], *, epochs: Sequence[Epoch] | None) -> Choice | Refusal:
     """Answer the furthest log that is left, which may lack commits: for a recovery by hand.
 
     Copies whose log the present one does not have do not count here either, unless there are no others with data.

@@ -260,7 +260,9 @@ class PostgresReplication:
                 else:
                     present.add(name)
             for name in sorted(copies - present):
-                await connection.execute("SELECT pg_create_physical_replication_slot(%s, true)", (name,))
+                # A copy that is being cloned may have got its own meanwhile.
+                with contextlib.suppress(psycopg.errors.DuplicateObject):
+                    await connection.execute("SELECT pg_create_physical_replication_slot(%s, true)", (name,))
 
     async def look(self, folders: ClusterFolders) -> PrimarySeen:
         """See Replication.look."""
