@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,6 +81,24 @@ _IN_AND_OUT: LiteralString = """
 """
 
 
+class Signals:
+    """What writers are told, and tell, across threads."""
+
+    def __init__(self) -> None:
+        """They are to go."""
+        self.end = threading.Event()
+        self.go = threading.Event()
+        """While it is not set, writers stay away."""
+        self.go.set()
+        self.alarm = threading.Event()
+        """Set when one has found something lost."""
+
+    @property
+    def working(self) -> bool:
+        """Whether writers are to commit."""
+        return self.go.is_set() and not self.end.is_set()
+
+
 class Writer(threading.Thread):
     """Commits one thing after the other through the endpoint, and notes those that were acknowledged.
 
@@ -88,7 +106,7 @@ class Writer(threading.Thread):
     replication"), is not noted: it may be there or not.
     """
 
-    def __init__(self, number: int, url: str, *, ends: threading.Event, alarm: threading.Event) -> None:
+    def __init__(self, number: int, url: str, *, signals: "Signals") -> None:
         super().__init__(name=f"{type(self).__name__.lower()} {number}", daemon=True)
         self.number = number
         self.acknowledged = 0
@@ -97,25 +115,34 @@ class Writer(threading.Thread):
         """What sessions ended with."""
         self.failure = ""
         """What was lost, as a sentence."""
-        self.ends = ends
-        self._alarm = alarm
+        self.longest_s = 0.0
+        """The longest time between two acknowledged commits, since somebody set this to 0."""
+        self.is_away = False
+        """Whether it has no session since it was told to stay away."""
+        self.signals = signals
         self._url = url
         self._was_waited_for = True
+        self._acknowledged_s = time.monotonic()
 
     def run(self) -> None:
         """Take one session after the other, until it is told to end or has found something lost."""
         try:
-            while not self.ends.is_set():
+            while not self.signals.end.is_set():
+                self.is_away = not self.signals.go.is_set()
+                if self.is_away:
+                    self.signals.go.wait()
+                    self._acknowledged_s = time.monotonic()
+                    continue
                 try:
                     with psycopg.connect(self._url, autocommit=True, connect_timeout=60) as connection:
                         connection.add_notice_handler(self._hear)
                         self.use(connection)
                 except psycopg.Error as error:
                     self.errors[str(error).strip().split("\n")[0]] += 1
-                    self.ends.wait(THINK_S)
+                    self.signals.end.wait(THINK_S)
         except Exception as error:  # noqa: BLE001 - a thread's error is the run's
             self.failure = f"{self.name}: {error!r}"
-            self._alarm.set()
+            self.signals.alarm.set()
 
     def _hear(self, notice: psycopg.errors.Diagnostic) -> None:
         if "synchronous replication" in (notice.message_primary or ""):
@@ -127,6 +154,9 @@ class Writer(threading.Thread):
         work()
         if self._was_waited_for:
             self.acknowledged += 1
+            now_s = time.monotonic()
+            self.longest_s = max(self.longest_s, now_s - self._acknowledged_s)
+            self._acknowledged_s = now_s
         return self._was_waited_for
 
     def use(self, connection: psycopg.Connection) -> None:
@@ -145,12 +175,12 @@ class Transfers(Writer):
         self._n = 0
 
     def use(self, connection: psycopg.Connection) -> None:
-        """Transfer until it is told to end."""
-        while not self.ends.is_set():
+        """Transfer until it is told to end or to stay away."""
+        while self.signals.working:
             self._n += 1
             if self.commit(functools.partial(self._transfer, connection)):
                 self.numbers.append(self._n)
-            self.ends.wait(THINK_S)
+            self.signals.end.wait(THINK_S)
 
     def _transfer(self, connection: psycopg.Connection) -> None:
         source, target = self._random.sample(range(ACCOUNTS), 2)
@@ -173,16 +203,16 @@ class List(Writer):
         """The last element that was acknowledged; all before it have to be there too."""
 
     def use(self, connection: psycopg.Connection) -> None:
-        """Look, then append until it is told to end or it is time for another look."""
+        """Look, then append until it is told to end or to stay away, or it is time for another look."""
         n = self._look(connection)
         for _ in range(LOOK_EVERY):
-            if self.ends.is_set():
+            if not self.signals.working:
                 return
             n += 1
             row = (self.number, n)
             if self.commit(functools.partial(connection.execute, "INSERT INTO element VALUES (%s, %s)", row)):
                 self.last = n
-            self.ends.wait(THINK_S)
+            self.signals.end.wait(THINK_S)
 
     def _look(self, connection: psycopg.Connection) -> int:
         sql = "SELECT count(*), coalesce(max(n), 0) FROM element WHERE writer = %s"
@@ -199,16 +229,10 @@ class Writers:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._ends = threading.Event()
-        self.alarm = threading.Event()
-        """Set when one has found something lost."""
+        self.signals = Signals()
         url = server.url(NAME)
         kinds: list[type[Writer]] = [Transfers, List]
-        self.all = [
-            kind(number, url, ends=self._ends, alarm=self.alarm)
-            for kind in kinds
-            for number in range(WRITERS_OF_EACH_KIND)
-        ]
+        self.all = [kind(number, url, signals=self.signals) for kind in kinds for number in range(WRITERS_OF_EACH_KIND)]
 
     def begin(self) -> None:
         """Make the tables and let all writers go."""
@@ -242,9 +266,27 @@ class Writers:
             still = {one.name: dict(one.errors) for one, number in before.items() if one.acknowledged <= number}
             raise AssertionError(f"{error}; these did not, with their errors so far: {still}") from error
 
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Have none of them connected for the block."""
+        self.signals.go.clear()
+        wait_until(lambda: all(one.is_away for one in self.all), "no writer is connected", COMMIT_WITHIN_S)
+        try:
+            yield
+        finally:
+            self.signals.go.set()
+
+    def take_longest_s(self) -> float:
+        """Answer the longest time that one went without a commit since this was asked last."""
+        longest_s = max(one.longest_s for one in self.all)
+        for one in self.all:
+            one.longest_s = 0.0
+        return longest_s
+
     def end(self) -> None:
         """Have all of them end."""
-        self._ends.set()
+        self.signals.end.set()
+        self.signals.go.set()
         for one in self.all:
             if one.ident is not None:
                 one.join(COMMIT_WITHIN_S)
@@ -296,8 +338,8 @@ class Destruction:
         """The server is up, and was started with `env`. Without `disk`, none is ever full."""
         self.volume = Volume(server, NAME)
         self.writers = Writers(server)
-        self.done: Counter[str] = Counter()
-        """The faults by kind."""
+        self.done: defaultdict[str, list[float]] = defaultdict(list)
+        """By kind of fault, for how many seconds a writer was without a commit at each, at most."""
         self.events: Counter[str] = Counter()
         self._server = server
         self._env = dict(env)
@@ -313,8 +355,8 @@ class Destruction:
             "SIGSTOP of a copy": self._stop_copy,
             "one copy deleted": lambda: self._delete(1),
             "two copies deleted": lambda: self._delete(2),
-            "one copy corrupted": lambda: self._corrupt(1),
-            "two copies corrupted": lambda: self._corrupt(2),
+            "one copy corrupted while it follows": self._corrupt_one,
+            "two copies corrupted at rest": self._corrupt_two_at_rest,
             "a zone lost": self._lose_zone,
             "a zone and one copy lost": self._lose_zone_and_one,
             "kill -9 of the server": self._kill_server,
@@ -323,6 +365,8 @@ class Destruction:
         }
         if disk is not None:
             self.faults["a zone's disk full"] = self._fill_disk
+        self.slow_faults = {"SIGSTOP of the primary until another copy takes over": self._stop_primary_for_good}
+        """More of them, which take long."""
 
     # The run.
 
@@ -357,16 +401,17 @@ class Destruction:
     def _break(self, kind: str) -> None:
         began_s = time.monotonic()
         _say(f"{kind} …")
+        self.writers.take_longest_s()
         what = self.faults[kind]()
-        self.done[kind] += 1
         self.writers.wait_commits()
-        committed_s = time.monotonic() - began_s
+        longest_s = self.writers.take_longest_s()
+        self.done[kind].append(longest_s)
         self._wait_repaired()
         self.writers.wait_commits()
         self.writers.check()
         self._count_events()
         whole_s = time.monotonic() - began_s
-        _say(f"  {what}; all commit after {committed_s:.1f} s, whole after {whole_s:.1f} s")
+        _say(f"  {what}; at most {longest_s:.1f} s without a commit, whole after {whole_s:.1f} s")
 
     def _wait_repaired(self) -> None:
         deadline = time.monotonic() + WHOLE_WITHIN_S
@@ -384,8 +429,11 @@ class Destruction:
 
     def report(self) -> str:
         """Answer what was done, in some lines."""
-        lines = [f"{sum(self.done.values())} faults:"]
-        lines += [f"{number:6}  {kind}" for kind, number in self.done.most_common()]
+        lines = [f"{sum(len(times) for times in self.done.values())} faults:"]
+        lines += [
+            f"{len(times):6}  {kind}: at most {max(times):.1f} s without a commit"
+            for kind, times in sorted(self.done.items())
+        ]
         lines.append(f"{self.writers.acknowledged} commits acknowledged")
         lines += [f"{self.events[what]:6}  {what}" for what in EVENTS.values()]
         met = sum((one.errors for one in self.writers.all), Counter[str]())
@@ -429,13 +477,13 @@ class Destruction:
         return f"{copy}: {name}"
 
     def _stop_process(self) -> str:
-        copy = self._random.choice(sorted(self.volume.copies))
-        pid = self._some_pid(copy)
+        of = self._random.choice(["the server", *sorted(self.volume.copies)])
+        pid = self._server.api.status()["pid"] if of == "the server" else self._some_pid(of)
         name = _name_of(pid)
         _signal(pid, signal.SIGSTOP)
         seconds = self._pass(1, 3)
         _signal(pid, signal.SIGCONT)
-        return f"{copy}: {name} for {seconds:.1f} s"
+        return f"{of}: {name} for {seconds:.1f} s"
 
     def _stop_copy(self) -> str:
         copy = self._random.choice(sorted(self.volume.copies))
@@ -444,10 +492,21 @@ class Destruction:
         self.volume.signal(copy, signal.SIGCONT)
         return f"{copy} for {seconds:.1f} s"
 
+    def _stop_primary_for_good(self) -> str:
+        """Stop the primary until another copy takes over; then it wakes up, if it still can."""
+        primary, epoch = self.volume.primary, self.volume.shown["epoch"]
+        pids = self.volume.pids(primary)
+        for pid in pids:
+            _signal(pid, signal.SIGSTOP)
+        wait_until(lambda: self.volume.shown["epoch"] > epoch, "another copy has taken over", COMMIT_WITHIN_S)
+        for pid in pids:
+            _signal(pid, signal.SIGCONT)
+        return primary
+
     def _pass(self, least_s: float, most_s: float) -> float:
         """Let writers go on for a while, or until one finds something lost; answer for how long."""
         seconds = self._random.uniform(least_s, most_s)
-        self.writers.alarm.wait(seconds)
+        self.writers.signals.alarm.wait(seconds)
         return seconds
 
     def _delete(self, number: int) -> str:
@@ -490,37 +549,60 @@ class Destruction:
 
         wait_until(noticed, f"{', '.join(copies)} are seen to be gone", WHOLE_WITHIN_S)
 
-    def _corrupt(self, number: int) -> str:
-        """Flip bits in copies that follow, and have them found."""
-        path = str(self._server.query("SELECT pg_relation_filepath('pg_proc')", NAME)[0][0])
-        copies = self._random.sample(self._others(), number)
+    def _corrupt_one(self) -> str:
+        """Flip bits in a copy that follows, and have them found."""
+        copy = self._random.choice(self._others())
+        path = self._file_of_catalog()
+        if copy.endswith("_tail"):
+            self._finish_segment(copy)
+        self._flip(copy, path)
+        self._verify(copy)
+        return copy
+
+    def _corrupt_two_at_rest(self) -> str:
+        """Flip bits in any two copies while nobody is connected, and have them found."""
+        copies = self._random.sample(sorted(self.volume.copies), 2)
+        primary = self.volume.primary
+        path = self._file_of_catalog()
         for copy in copies:
-            if copy.endswith("_full"):
-                flip(self.volume.folder(copy) / path, at=5000 + 8192 * self._random.randrange(50))
-            else:
-                self._flip_log(copy)
-        found = self._verify()
-        unseen = [copy for copy in copies if not any(copy in sentence for sentence in found["damaged"])]
-        assert not unseen, f"damage to {unseen} was not found: {found}"
-        return " and ".join(copies)
+            if copy.endswith("_tail"):
+                self._finish_segment(copy)
+        with self.writers.away():
+            self._server.run("pause", NAME)
+            for copy in copies:
+                self._flip(copy, path)
+            self._verify(*copies)
+        return f"{' and '.join(copies)}, the primary being {primary}"
+
+    def _file_of_catalog(self) -> str:
+        """Answer a file in each full copy that nothing changes and that is on the disk for sure."""
+        return str(self._server.query("SELECT pg_relation_filepath('pg_proc')", NAME)[0][0])
+
+    def _flip(self, copy: str, path: str) -> None:
+        if copy.endswith("_full"):
+            flip(self.volume.folder(copy) / path, at=5000 + 8192 * self._random.randrange(50))
+        else:
+            self._flip_log(copy)
+
+    def _finished(self, copy: str) -> list[str]:
+        """Answer the names of the segments of a tail's log that are full, the oldest first."""
+        length = len("000000010000000000000001")
+        return sorted(path.name for path in self.volume.folder(copy).iterdir() if len(path.name) == length)
+
+    def _finish_segment(self, copy: str) -> None:
+        before = self._finished(copy)
+        self.volume.ask(self.volume.primary, "SELECT pg_switch_wal()")
+        wait_until(lambda: self._finished(copy) != before, f"{copy} has finished a segment")
 
     def _flip_log(self, copy: str) -> None:
         """Flip bits all over what is written of the first page of the newest finished segment of a tail's log."""
-        folder = self.volume.folder(copy)
-
-        def finished() -> list[str]:
-            return sorted(path.name for path in folder.iterdir() if len(path.name) == len("000000010000000000000001"))
-
-        before = finished()
-        self.volume.ask(self.volume.primary, "SELECT pg_switch_wal()")
-        wait_until(lambda: finished() != before, f"{copy} has finished a segment")
-        segment = folder / finished()[-1]
+        segment = self.volume.folder(copy) / self._finished(copy)[-1]
         written = [at for at, byte in enumerate(segment.read_bytes()[:8192]) if byte and at >= 64]
         for at in written[::16]:
             flip(segment, at=at)
 
-    def _verify(self) -> wire.Verification:
-        """Have the volume verified, once nothing is in the way."""
+    def _verify(self, *damaged: str) -> None:
+        """Have the volume verified, once nothing is in the way, and see that damage to these copies is found."""
 
         def answer() -> wire.Verification | None:
             try:
@@ -531,7 +613,8 @@ class Destruction:
 
         found = wait_until(answer, "the volume is verified", WHOLE_WITHIN_S)
         assert found is not None
-        return found
+        unseen = [copy for copy in damaged if not any(copy in sentence for sentence in found["damaged"])]
+        assert not unseen, f"damage to {unseen} was not found: {found}"
 
     def _fill_disk(self) -> str:
         """Fill the disk of zone c; writers go on with what the other zones have."""
@@ -662,10 +745,11 @@ def main() -> int:
     _say(f"seed {arguments.seed}, in {folder}")
     deadline = time.monotonic() + arguments.minutes * 60
     with breaking(folder / "home", arguments.seed) as destruction:
-        destruction.faults = {kind: do for kind, do in destruction.faults.items() if arguments.only in kind}
+        kinds = {**destruction.faults, **destruction.slow_faults}
+        destruction.faults = {kind: do for kind, do in kinds.items() if arguments.only in kind}
         try:
             destruction.run(until=lambda _: time.monotonic() > deadline)
-        except (AssertionError, errors.ZoryaError, psycopg.Error) as error:
+        except Exception as error:
             _say(destruction.report())
             _say(f"FAILED with seed {arguments.seed}: {error}\nWhat is left, with server.log: {folder}")
             raise

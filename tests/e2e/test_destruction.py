@@ -11,7 +11,7 @@ import pytest
 import destruction
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", [1])
 def test_no_acknowledged_commit_is_lost_when_everything_breaks_once(new_home: Callable[[], Path], seed: int) -> None:
     with destruction.breaking(new_home(), seed) as under_way:

@@ -17,6 +17,7 @@ from typing import Any
 from zorya.compute import procfs
 from zorya.control import marks
 from zorya.control.events import EventKind
+from zorya.control.lifecycle import Process
 from zorya.control.live import LiveEngine
 from zorya.control.member import Member
 from zorya.control.seat import Seat
@@ -48,6 +49,9 @@ BEHIND_S = 5.0
 
 SETTLE_S = 5.0
 """How long copies may take to come up, or to come back, before it is told that the volume is degraded."""
+
+STEADY_S = 10.0
+"""How long a copy has to follow until it is forgotten how often it had ended before."""
 
 STUCK_S = 30.0
 """How long a copy may be connected and get nothing of what it lacks before it is started anew."""
@@ -121,6 +125,8 @@ class Copies:
             guard=self._around.guard,
             clock=self._clock,
             changed=self._stir,
+            # With the primary, or at a pause, those that follow it end in order.
+            is_to_run=lambda: self._attending is not None and self._seat.phase is Process.READY,
         )
 
     def _stir(self) -> None:
@@ -616,6 +622,8 @@ class Copies:
         if one.seen.is_streaming and one.lag_s <= BEHIND_S:
             one.state, one.reason = CopyState.CURRENT, ""
             one.failed_rebuilds = 0
+            if now_s - one.started_at_s > STEADY_S:
+                one.ends = 0
         else:
             one.state = CopyState.BEHIND
             one.reason = f"It is {one.lag_bytes} bytes behind." if one.lag_bytes else "It is catching up."

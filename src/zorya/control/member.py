@@ -47,8 +47,9 @@ class Member:
         guard: Guard,
         clock: Clock,
         changed: Callable[[], None],
+        is_to_run: Callable[[], bool],
     ) -> None:
-        """Nothing runs of it."""
+        """Nothing runs of it. `is_to_run` answers whether its process has a reason to run now."""
         self.copy = copy
         self.live: LiveEngine | None = None
         """Its engine, where it is a full copy and runs."""
@@ -81,6 +82,7 @@ class Member:
         self._guard = guard
         self._clock = clock
         self._changed = changed
+        self._is_to_run = is_to_run
         self._receiver: EngineProcess | None = None
         self._group: ProcessGroup | None = None
         self.source: Source | None = None
@@ -206,9 +208,9 @@ class Member:
         self._guard.forget(group.name)
         now_s = self._clock.monotonic_s()
         if not self.is_leaving:
-            long_ago = now_s - self.started_at_s > 60
-            self.ends = 1 if long_ago else self.ends + 1
-            self.ended_at_s = now_s
+            if self._is_to_run():
+                self.ends += 1
+                self.ended_at_s = now_s
             self.reason = f"Its process ended with {ending}."
             _log.info("a copy's process ended", cluster=self._record().name, copy=self.name, ending=ending)
         self._closing = asyncio.ensure_future(self._close(self.live, group))

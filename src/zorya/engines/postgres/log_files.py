@@ -191,23 +191,31 @@ def goes_on_after(path: Path, position: int) -> bool:
 
     Where the log only ends, nothing follows but more of the record that is not whole.
     """
-    segment = position - position % SEGMENT_BYTES
     with path.open("rb") as file:
-        data = file.read()
-    (length,) = struct.unpack_from("=I", data.ljust(SEGMENT_BYTES, b"\0"), position % SEGMENT_BYTES)
+        file.seek(position % SEGMENT_BYTES)
+        (length,) = struct.unpack("=I", file.read(4).ljust(4, b"\0"))
     following = read_record(path, position + -(-length // 8) * 8) if 0 < length < PAGE_BYTES else None
     if following is not None and following.previous == position:
         return True
-    first = -(-(position + 1) // PAGE_BYTES) * PAGE_BYTES
-    for page in range(first, segment + len(data) - PAGE_BYTES + 1, PAGE_BYTES):
-        magic, info, _, address, rest = struct.unpack_from("=HHIQI", data, page - segment)
-        if magic == 0 or address != page:
-            break
-        if not info & _CONTINUES:
+    return begins_records(path, -(-(position + 1) // PAGE_BYTES) * PAGE_BYTES)
+
+
+def begins_records(path: Path, page: int) -> bool:
+    """Whether records begin on the pages of a segment from `page`, its position, on: none that went on there does."""
+    with path.open("rb") as file:
+        data = file.read()
+    begin = _begin_of_name(path)
+    for at in range(page - begin, len(data) - PAGE_BYTES + 1, PAGE_BYTES):
+        if not _is_placed(data, at, path):
+            continue
+        header = _SHORT_HEADER if at else _LONG_HEADER
+        rest = _continued(data, at)
+        if rest == 0:
             return True
-        if rest <= PAGE_BYTES - _SHORT_HEADER:
-            record = read_record(path, page + _SHORT_HEADER + -(-rest // 8) * 8)
-            return record is not None and position <= record.previous < page
+        if rest <= PAGE_BYTES - header:
+            record = read_record(path, begin + at + header + -(-rest // 8) * 8)
+            if record is not None and record.previous < begin + at:
+                return True
     return False
 
 

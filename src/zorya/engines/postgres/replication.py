@@ -132,7 +132,7 @@ class PostgresReplication:
         if target.exists():
             return
         with files.disk_errors("Making a copy of the data", target.parent):
-            partial = self._partial(target)
+            partial = await asyncio.to_thread(self._partial, target)
             try:
                 await commands.run(["cp", "--archive", "--reflink=auto", f"{like}/.", partial], account=self._account)
                 (partial / lockfile.NAME).unlink(missing_ok=True)
@@ -152,7 +152,7 @@ class PostgresReplication:
         if instance.following is not None:
             await _keep_anew(source, instance.following.copy)
         with files.disk_errors("Making a copy anew", target.parent):
-            partial = self._partial(target)
+            partial = await asyncio.to_thread(self._partial, target)
             argv: list[str | Path] = [
                 instance.installation.program("pg_basebackup"),
                 f"--pgdata={partial}",
@@ -538,6 +538,9 @@ class PostgresReplication:
             damaged += _gaps(of_it)
             reached = await self._end_of(installation, of_it)
             is_last = timeline == found[-1].timeline
+            if reached is None and not is_last and not any(_has_records(one) for one in of_it):
+                # Nothing but the rest of a record that was never whole, where the next timeline begins.
+                continue
             wanted = end if is_last else None
             if reached is None or (wanted is not None and reached < wanted) or _goes_on(of_it, reached):
                 where = format_position(reached) if reached is not None else "its beginning"
@@ -643,13 +646,17 @@ def _gaps(of_it: Sequence[Segment]) -> list[str]:
 
 
 def _goes_on(of_it: Sequence[Segment], reached: int) -> bool:
-    """Whether there is log after where the last whole record ends."""
+    """Whether there is log after where the last whole record ends, besides the rest of one that is not whole."""
     number = reached // SEGMENT_BYTES
     return any(
-        log_files.is_used(one) and (one.number > number or log_files.goes_on_after(one.path, reached))
+        log_files.goes_on_after(one.path, reached) if one.number == number else _has_records(one)
         for one in of_it
-        if one.number >= number
+        if one.number >= number and log_files.is_used(one)
     )
+
+
+def _has_records(one: Segment) -> bool:
+    return log_files.is_used(one) and log_files.begins_records(one.path, one.begin)
 
 
 def _explain(error: commands.CommandFailed, doing: str, where: Path) -> errors.ZoryaError:
