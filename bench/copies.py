@@ -294,7 +294,12 @@ def _kill_primary(server: ZoryaServer) -> None:
 def _lose_zone(server: ZoryaServer) -> None:
     """Remove all that the cluster has in the primary's zone, and end its processes there."""
     folder = server.folders(_MAIN).root
-    pids = [one.pid for kind in _FOLDERS.values() for one in procfs.find_processes_in(folder / kind)]
+    _destroy(folder, [folder / kind for kind in _FOLDERS.values()])
+
+
+def _destroy(folder: Path, worked_in: Sequence[Path]) -> None:
+    """Remove a folder under the processes that work in these, and end them, as a disk that dies does."""
+    pids = [one.pid for each in worked_in for one in procfs.find_processes_in(each)]
     shutil.rmtree(folder, ignore_errors=True)
     for pid in pids:
         with suppress(ProcessLookupError):
@@ -317,11 +322,7 @@ def _rebuild(stage: Stage, server: ZoryaServer, size_mib: int) -> report.Compari
     data = Path(lost["folder"]) / _FOLDERS[lost["kind"]]
     copied, synced = _copy_plainly(stage, data)
     began = time.perf_counter()
-    pids = [one.pid for one in procfs.find_processes_in(data)]
-    shutil.rmtree(data)
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    _destroy(data, [data])
     _await_state(server, _LARGE, lost["name"], is_current=False)
     noticed = time.perf_counter()
     _await_state(server, _LARGE, lost["name"], is_current=True)

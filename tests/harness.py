@@ -228,7 +228,10 @@ def end(server: Server) -> None:
         os.kill(keeper, signal.SIGCONT)
         os.kill(keeper, signal.SIGTERM)
         wait_until(lambda: is_gone(keeper), "the keeper is gone")
-    for pid_file in [*server.home.glob("clusters/*/data*/postmaster.pid"), *server.home.glob("zones/*/*/data*/postmaster.pid")]:
+    for pid_file in [
+        *server.home.glob("clusters/*/data*/postmaster.pid"),
+        *server.home.glob("zones/*/*/data*/postmaster.pid"),
+    ]:
         pid = int(pid_file.read_text().split("\n", 1)[0])
         try:
             if Path(f"/proc/{pid}/cwd").readlink() == pid_file.parent:

@@ -128,7 +128,7 @@ class Volume:
         with psycopg.connect(
             host=str(socket), port=found.port, user=ADMIN, dbname="postgres", application_name="zorya", autocommit=True
         ) as connection:
-            row = connection.execute(sql).fetchone()  # type: ignore[arg-type]
+            row = connection.execute(sql).fetchone()
             return row[0] if row is not None else None
 
     def received(self, copy: str) -> int:

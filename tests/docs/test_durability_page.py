@@ -47,7 +47,7 @@ def test_the_page_says_the_times_and_sizes_of_the_code() -> None:
         f"tried again after {repair.FIRST_REBUILD_DELAY_S:g} s",
     ):
         assert said in words
-    assert (copies.GLANCE_EVERY_S, repair.LONGEST_REBUILD_DELAY_S, repair.ENDS_BEFORE_REBUILD) == (0.25, 300, 5)
+    assert (copies.GLANCE_EVERY_S, repair.LONGEST_REBUILD_DELAY_S, repair.ENDS_BEFORE_REBUILD) == (0.25, 60, 5)
     assert f"(default {settings.Settings.model_fields['max_reader_lag_s'].default:g})" in words
 
 

@@ -168,7 +168,8 @@ def test_readers_are_served_by_the_copies_that_follow(volume: Volume) -> None:
         ) as connection:
             wait_until(lambda: connection.execute("SELECT to_regclass('t')").fetchone() != (None,), "it has the table")
             row = connection.execute("SELECT n, pg_is_in_recovery(), inet_server_port() FROM t").fetchone()
-            assert row is not None and row[:2] == (7, True)
+            assert row is not None
+            assert row[:2] == (7, True)
             served.add(connection.execute("SELECT pg_postmaster_start_time()").fetchone())
             with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
                 connection.execute("INSERT INTO t VALUES (8)")
@@ -197,7 +198,8 @@ def test_cluster_of_one_copy_gets_more_while_it_serves(server: Server, copies: i
         wait_until(lambda: volume.shown["health"] == "whole", "commits wait for the copies")
         connection.execute("INSERT INTO t VALUES (0)")
         row = connection.execute("SHOW synchronous_standby_names").fetchone()
-        assert row is not None and row[0].startswith(f"ANY {copies // 2}")
+        assert row is not None
+        assert row[0].startswith(f"ANY {copies // 2}")
     server.run("pause", name)
     assert {one["state"] for one in volume.copies.values()} == {"current"}
     server.run("modify", name, "--copies", "1")

@@ -4,6 +4,7 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from engines.copies import Copies, come, come_to, flip, newest
 from harness import processes_below
 from zorya.compute import procfs
 from zorya.core import errors
+from zorya.core.capacity import Bounds
 from zorya.engines.base import Activity, Watcher
 from zorya.engines.postgres import log_files
 from zorya.engines.postgres.log_files import SEGMENT_BYTES
@@ -446,3 +448,17 @@ def ask_shop(cluster: Cluster, sql: str) -> object:
     with cluster.connect() as session:
         row = session.execute(sql.encode()).fetchone()
     return row[0] if row is not None else None
+
+
+async def test_copy_follows_when_the_primary_has_less_connections_than_before(copies: Copies) -> None:
+    await copies.start_all()
+    execute(copies.primary, FILL)
+    await copies.come_to_rest()
+    for cluster in (copies.primary, copies.standby):
+        cluster.instance = replace(cluster.instance, bounds=Bounds(least=0.5, most=1))
+    await copies.start_all()
+    assert int(str(ask(copies.primary, "SHOW max_connections"))) < int(str(ask(copies.standby, "SHOW max_connections")))
+    await copies.turn(copies.standby, source=copies.source)
+    await copies.come_to_rest()
+    await copies.start_all()
+    assert ask(copies.primary, "SHOW max_connections") == ask(copies.standby, "SHOW max_connections")

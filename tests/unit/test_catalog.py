@@ -162,9 +162,7 @@ async def test_file_of_the_first_format_is_brought_up_to_date(path: Path) -> Non
         await opened.insert(RECORD)
         await opened.add_event(event(EventKind.CREATED))
     with closing(sqlite3.connect(path)) as connection, connection:
-        removed = (
-            "'$.freeze_after_s', '$.next_password', '$.access', '$.fixed_capacity', '$.volume', '$.reader_port'"
-        )
+        removed = "'$.freeze_after_s', '$.next_password', '$.access', '$.fixed_capacity', '$.volume', '$.reader_port'"
         connection.execute(f"UPDATE clusters SET record = json_remove(record, {removed})")
         connection.execute("PRAGMA user_version = 1")
     rules = Access(allow=("0.0.0.0/0", "::/0"))
@@ -174,7 +172,7 @@ async def test_file_of_the_first_format_is_brought_up_to_date(path: Path) -> Non
         next_password=None,
         access=rules,
         fixed_capacity=None,
-        volume=placement.new_volume(1, lambda zone: Path("clusters", RECORD.id)),
+        volume=placement.new_volume(1, lambda _zone: Path("clusters", RECORD.id)),
         reader_port=None,
     )
     with closing(Catalog.open(path)) as opened:

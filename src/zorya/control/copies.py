@@ -92,6 +92,7 @@ class Copies:
         self._attending: asyncio.Task[None] | None = None
         self._work: dict[str, asyncio.Task[None]] = {}
         self._rebuilding = asyncio.Lock()
+        self._keeping = asyncio.Lock()
         self._source: Source | None = None
         self._kept: Set[str] | None = None
         self._flushed: deque[tuple[float, int]] = deque(maxlen=600)
@@ -593,10 +594,15 @@ class Copies:
         waits = any(one.state is not CopyState.CURRENT for one in self.members.values())
         return _QUICK_S * 5 if waits and now_s - self._began_s < SETTLE_S else LOOK_EVERY_S
 
-    async def _keep_log(self) -> None:
+    async def _keep_log(self, anew: str = "") -> None:
+        """Have the primary keep log for all of them, and for the copy `anew` from now on."""
         names = frozenset(self.members)
-        if self._kept != names:
-            await self._runner.replication.ensure_kept(self._runner.folders(self._standing.record), names)
+        folders = self._runner.folders(self._standing.record)
+        async with self._keeping:
+            if anew:
+                await self._runner.replication.ensure_kept(folders, names, anew={anew})
+            elif self._kept != names:
+                await self._runner.replication.ensure_kept(folders, names)
             self._kept = names
 
     def _note(self, one: Member, seen: PrimarySeen, now_s: float) -> None:
@@ -728,7 +734,10 @@ class Copies:
         if step.action is Action.NONE and one.process is not None and one.source != self._source:
             self._do(one, self._join(one))
             return
-        match step.action:
+        action = step.action
+        if action is Action.REBUILD and self._may_be_needed(one, seen):
+            action = Action.RESTART if one.process is None and now_s - one.ended_at_s > LOOK_EVERY_S else Action.NONE
+        match action:
             case Action.RESTART:
                 self._do(one, self._join(one))
             case Action.REJOIN:
@@ -755,6 +764,13 @@ class Copies:
         if self._runner.phase(self._standing.record, one.live.process, one.copy) is not Phase.FOLLOWING:
             return 0.0
         return now_s - one.connected_at_s
+
+    def _may_be_needed(self, one: Member, seen: PrimarySeen) -> bool:
+        """Whether a copy is sound, as far as is known, and there are too few others to do without what it has."""
+        is_sound = one.is_there and not one.damaged and self._relation(one) is Relation.FOLLOWS
+        volume = self._standing.record.volume
+        others = self.current - (one.state is CopyState.CURRENT)
+        return is_sound and one.name not in seen.given_up and others < quorum.rule(len(volume.established)).write
 
     def _serves(self, seen: PrimarySeen, now_s: float) -> bool:
         """Whether commits go on without the full copies, or have had time to: only then are those started."""
@@ -791,8 +807,7 @@ class Copies:
                 await self._clone(one)
             else:
                 await self._empty_tail(one)
-                folders = self._runner.folders(self._standing.record)
-                await self._runner.replication.ensure_kept(folders, frozenset(self.members), anew={one.name})
+                await self._keep_log(anew=one.name)
             await failpoints.reached("rebuild.made")
             one.ends, one.damaged, one.progress = 0, "", None
             one.failed_at_s = self._clock.monotonic_s()

@@ -61,13 +61,17 @@ def render_settings(
     login_timeout_s: float,
     tls_min_version: str | None,
     following: Following | None,
+    at_least: Mapping[str, int],
 ) -> str:
     """Answer the settings file, which includes `render_capacity`'s. `sockets` are the folders of its Unix sockets.
 
     `login_timeout_s` is how long a client may take to log in.
 
     `tls_min_version` is the oldest version of TLS that is spoken, such as "1.2"; None turns TLS off.
+
+    `at_least` are settings that may be more, but not less than this.
     """
+    chosen = sizes.at_start(bounds, acu)
     settings: Mapping[str, str] = {
         "cluster_name": _quote(cluster),
         "listen_addresses": "'127.0.0.1'",
@@ -77,7 +81,8 @@ def render_settings(
         "ident_file": _quote(str(conf / IDENTITY_FILE)),
         "password_encryption": "scram-sha-256",
         **_tls(conf, tls_min_version),
-        **sizes.at_start(bounds, acu),
+        **chosen,
+        **{name: str(max(least, int(chosen[name]))) for name, least in at_least.items()},
         # Of PostgreSQL's range, 1 s to 10 min.
         "authentication_timeout": f"{min(max(math.ceil(login_timeout_s), 1), 600)}s",
         "dynamic_shared_memory_type": "posix",

@@ -1,6 +1,7 @@
 """PostgreSQL as an `Engine`: finding, starting, asking and explaining put together."""
 
 import dataclasses
+import re
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,9 @@ _ENDED_RATHER_THAN_THE_FIRST: Mapping[str, str] = {
     "PG_OOM_ADJUST_FILE": "/proc/self/oom_score_adj",
     "PG_OOM_ADJUST_VALUE": "0",
 }
+
+_HAD = re.compile(r"^(max_connections|max_worker_processes)(?: setting:| =) +(\d+)$", re.MULTILINE)
+"""As pg_controldata tells what the primary had, and as the settings file has it."""
 
 
 class Postgres:
@@ -138,6 +142,7 @@ class Postgres:
             login_timeout_s=self._login_timeout_s,
             tls_min_version=tls.min_version if tls else None,
             following=instance.following,
+            at_least=await _had_by_the_primary(instance),
         )
         replicates = instance.following is not None
         engine_user = instance.account.name if replicates else None
@@ -253,6 +258,26 @@ class Postgres:
 
 def _tls(instance: Instance) -> TlsFiles | None:
     return instance.tls if instance.installation.speaks_tls else None
+
+
+async def _had_by_the_primary(instance: Instance) -> Mapping[str, int]:
+    """Answer what a full copy that follows must not have less of than the primary had where its log is now.
+
+    It would not start (manual, "Hot Standby", Administrator's Overview), though the primary has less by now.
+    """
+    if instance.following is None or instance.following.leads or not instance.folders.data.exists():
+        return {}
+    program = instance.installation.program("pg_controldata")
+    try:
+        if _read_lock(instance.folders) is not None:
+            # While it runs it has what it was started with.
+            told = (instance.folders.conf / configuration.SETTINGS_FILE).read_text()
+        else:
+            told = await commands.run([program, instance.folders.data], account=instance.account)
+    except (commands.CommandFailed, FileNotFoundError):
+        # A control file that cannot be read is told of by the engine's start.
+        return {}
+    return {name: int(value) for name, value in _HAD.findall(told)}
 
 
 def _write_capacity(instance: Instance) -> bool:

@@ -249,7 +249,7 @@ class PostgresReplication:
             found = await connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (configuration.REPLICA,))
             if await found.fetchone() is None:
                 await connection.execute(configuration.CREATE_REPLICA)
-            await connection.execute(configuration.GRANT_REPLICA)
+                await connection.execute(configuration.GRANT_REPLICA)
             rows = await connection.execute(
                 "SELECT slot_name, active FROM pg_replication_slots WHERE slot_type = 'physical' AND NOT temporary"
             )
