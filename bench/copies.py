@@ -46,6 +46,9 @@ _FOLDERS: Mapping[str, str] = {CopyKind.FULL: "data", CopyKind.TAIL: "tail"}
 """Where a copy has its files, below the folder of its zone."""
 
 _MIB = 1024 * 1024
+_PAGE_BYTES = 8192
+_ROW_BYTES = 8000
+"""What fills a page, together with its header and the row's."""
 _SPACE = 8
 """Of so many times the large copy's size there has to be space: three copies, a plain one, and log."""
 _POLL_S = 0.01
@@ -340,13 +343,13 @@ def _rebuild(stage: Stage, server: ZoryaServer, size_mib: int) -> report.Compari
 
 
 def _fill(session: psycopg.Connection, size_mib: int) -> None:
-    """Write rows of 1 MiB that do not compress, and commit."""
+    """Write so many MiB that do not compress, one row a page, and commit."""
     session.execute("CREATE TABLE filler (content bytea)")
-    session.execute("ALTER TABLE filler ALTER content SET STORAGE EXTERNAL")
+    session.execute("ALTER TABLE filler ALTER content SET STORAGE PLAIN")
     with session.cursor().copy("COPY filler FROM STDIN (FORMAT BINARY)") as copy:
         copy.set_types(["bytea"])
-        for _ in range(size_mib):
-            copy.write_row((os.urandom(_MIB),))
+        for _ in range(size_mib * _MIB // _PAGE_BYTES):
+            copy.write_row((os.urandom(_ROW_BYTES),))
     session.commit()
 
 

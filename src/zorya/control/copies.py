@@ -44,6 +44,15 @@ GLANCE_EVERY_S = 0.25
 HANGS_S = 10.0
 """How long a primary of which a process was stopped by a signal may not answer before another copy takes over."""
 
+FULL_BYTES = 1024**2
+"""A disk with no more than this is full."""
+
+ROOM_BYTES = 256 * 1024**2
+"""A disk with more than this has room for the primary."""
+
+FULL_FOR_S = 2.0
+"""How long the disk of the primary's zone may be full before another copy takes over."""
+
 BEHIND_S = 5.0
 """How long a copy may lack what the primary has before it counts as behind."""
 
@@ -98,6 +107,7 @@ class Copies:
         self._flushed: deque[tuple[float, int]] = deque(maxlen=600)
         self._began_s = 0.0
         self._answered_s = 0.0
+        self._full_since_s: float | None = None
         self._ready_s: float | None = None
         """Since when the primary serves; None before."""
         self.primary_problem = ""
@@ -551,6 +561,23 @@ class Copies:
             self.primary_problem = "The primary's files are gone."
             self._changed()
 
+    def _see_whether_it_has_room(self, now_s: float) -> None:
+        """Notice that the disk of the primary's zone has been full for a while, and another full copy's is not.
+
+        PostgreSQL goes on with a full disk as long as the log needs no room, and has every statement fail that does.
+        """
+        record, runner = self._standing.record, self._runner
+        if runner.free_bytes(record, None) > FULL_BYTES:
+            self._full_since_s = None
+            return
+        self._full_since_s = now_s if self._full_since_s is None else self._full_since_s
+        fit = any(
+            one.state is CopyState.CURRENT and runner.free_bytes(record, one.copy) > ROOM_BYTES for one in self._fulls
+        )
+        if fit and now_s - self._full_since_s > FULL_FOR_S and not self.primary_problem:
+            self.primary_problem = "The disk of the primary's zone is full, and another copy's is not."
+            self._changed()
+
     def _see_whether_it_hangs(self) -> None:
         """Notice that the primary does not answer since somebody has stopped one of its processes."""
         live = self._seat.live
@@ -589,6 +616,7 @@ class Copies:
             if one.live is not None and not one.live.is_freezing and not one.is_being_looked_at:
                 one.look(record.freeze_after_s)
         await self._establish(seen, now_s)
+        self._see_whether_it_has_room(now_s)
         self._tell_health(now_s)
         await self._prune(seen, now_s)
         waits = any(one.state is not CopyState.CURRENT for one in self.members.values())

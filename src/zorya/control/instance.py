@@ -130,6 +130,17 @@ class InstanceRunner:
         data = self.folders(record, copy).data
         return all((data / name).exists() for name in ("PG_VERSION", "global/pg_control", "base", "pg_wal"))
 
+    def free_bytes(self, record: ClusterRecord, copy: Copy | None) -> int:
+        """Answer how much the engines' account may still write where a full copy is; None is the primary.
+
+        Nothing where the folder is gone.
+        """
+        try:
+            disk = os.statvfs(self.folders(record, copy).root)
+        except OSError:
+            return 0
+        return disk.f_bavail * disk.f_frsize
+
     async def receiver(
         self, record: ClusterRecord, copy: Copy, source: Source
     ) -> tuple[Sequence[str], Mapping[str, str], Path]:

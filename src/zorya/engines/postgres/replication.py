@@ -218,7 +218,7 @@ class PostgresReplication:
 
     async def rejoin(self, instance: Instance, source: Source) -> None:
         """See Replication.rejoin."""
-        data = instance.folders.data
+        data, settings = instance.folders.data, instance.folders.conf / configuration.SETTINGS_FILE
         # Before PostgreSQL 16 pg_rewind takes the timeline from the primary's control file, which says the new one from
         # the first checkpoint on: before, it would answer that nothing is to be done.
         await admin.checkpoint(source.socket, source.port)
@@ -231,7 +231,8 @@ class PostgresReplication:
                         instance.installation.program("pg_rewind"),
                         f"--target-pgdata={data}",
                         f"--source-server={_conninfo(source, admin.APPLICATION)} dbname=postgres",
-                        f"--config-file={instance.folders.conf / configuration.SETTINGS_FILE}",
+                        # An older one takes the file that initdb has made, which serves for a recovery as well.
+                        *([f"--config-file={settings}"] if int(instance.installation.major) >= 15 else []),
                     ],
                     account=self._account,
                 )
