@@ -234,13 +234,23 @@ class Writers:
         kinds: list[type[Writer]] = [Transfers, List]
         self.all = [kind(number, url, signals=self.signals) for kind in kinds for number in range(WRITERS_OF_EACH_KIND)]
 
-    def begin(self) -> None:
-        """Make the tables and let all writers go."""
+    @contextmanager
+    def going(self) -> Iterator[None]:
+        """Make the tables and have all writers commit for the block; after it none is connected any more."""
         for statement in _SCHEMA:
             self._server.query(statement, NAME)
         self._server.query(f"INSERT INTO account SELECT n, {BALANCE} FROM generate_series(0, {ACCOUNTS - 1}) n", NAME)
         for one in self.all:
             one.start()
+        try:
+            yield
+        finally:
+            self.signals.end.set()
+            self.signals.go.set()
+            for one in self.all:
+                one.join(COMMIT_WITHIN_S)
+        hang = [one.name for one in self.all if one.is_alive()]
+        assert not hang, f"these neither commit nor get an error: {hang}"
 
     @property
     def acknowledged(self) -> int:
@@ -282,14 +292,6 @@ class Writers:
         for one in self.all:
             one.longest_s = 0.0
         return longest_s
-
-    def end(self) -> None:
-        """Have all of them end."""
-        self.signals.end.set()
-        self.signals.go.set()
-        for one in self.all:
-            if one.ident is not None:
-                one.join(COMMIT_WITHIN_S)
 
     def check(self) -> None:
         """See that all that was acknowledged before is there, that sums hold, and that no list has a hole."""
@@ -380,15 +382,12 @@ class Destruction:
         self.volume.wait_whole(WHOLE_WITHIN_S)
         self._count_events()
         self.events.clear()
-        self.writers.begin()
-        try:
+        with self.writers.going():
             self.writers.wait_commits()
             for number, kind in enumerate(self._kinds()):
                 if until(number):
                     break
                 self._break(kind)
-        finally:
-            self.writers.end()
         self.writers.check()
 
     def _kinds(self) -> Iterator[str]:

@@ -35,9 +35,8 @@ LOSSES = [
 
 def test_each_loss_is_told_when_it_is_looked_for(server: Server) -> None:
     writers = destruction.Writers(server)
-    writers.begin()
-    writers.wait_commits()
-    writers.end()
+    with writers.going():
+        writers.wait_commits()
     writers.check()
     for loss, told in LOSSES:
         server.query(loss)
@@ -47,10 +46,9 @@ def test_each_loss_is_told_when_it_is_looked_for(server: Server) -> None:
 
 def test_loss_is_told_at_the_next_look_when_writers_go_on(server: Server) -> None:
     writers = destruction.Writers(server)
-    writers.begin()
-    writers.wait_commits()
-    server.query("DELETE FROM element WHERE n = 1")
-    wait_until(writers.signals.alarm.is_set, "a writer has seen it")
-    writers.end()
+    with writers.going():
+        writers.wait_commits()
+        server.query("DELETE FROM element WHERE n = 1")
+        wait_until(writers.signals.alarm.is_set, "a writer has seen it")
     with pytest.raises(AssertionError, match="the list has"):
         writers.raise_lost()

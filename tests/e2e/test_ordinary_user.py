@@ -90,9 +90,10 @@ def server(new_folder: Callable[[], Path]) -> Iterator[Server]:
 
 
 def test_everything_works_when_the_server_is_run_by_an_ordinary_user(server: Server) -> None:
-    server.run("create", "shop", "--pause-after", "1")
+    server.run("create", "shop", "--pause-after", "1", "--copies", "6")
     assert server.query("CREATE TABLE t AS SELECT 7 AS n", "shop") == []
     server.wait_for("stopped", "shop")
+    assert len({one["position"] for one in server.api.copies("shop")}) == 1
     assert server.query("SELECT n FROM t", "shop") == [(7,)]
     server.run("resume", "main")
     assert server.process is not None

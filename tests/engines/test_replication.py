@@ -338,6 +338,17 @@ async def test_received_ends_with_the_last_whole_record(copies: Copies) -> None:
 
 
 @of_one_version
+async def test_old_data_stays_when_the_primary_does_not_answer(copies: Copies) -> None:
+    await copies.start_all()
+    source = copies.source
+    await asyncio.to_thread(copies.standby.stop)
+    await asyncio.to_thread(copies.primary.kill)
+    with pytest.raises(errors.EngineProblem):
+        await copies.replication.clone(copies.standby.instance, source, max_kib_s=None, progress=lambda _part: None)
+    copies.engine.check_data(copies.standby.instance)
+
+
+@of_one_version
 async def test_copy_that_follows_is_not_started_as_the_primary(copies: Copies) -> None:
     copies.engine.check_data(copies.standby.instance)
     copies.place(copies.standby, leads=True)

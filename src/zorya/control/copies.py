@@ -204,7 +204,10 @@ class Copies:
     @property
     def mends(self) -> str:
         """What is being done for a copy that has to come first before a pause or a freeze; empty when nothing is."""
+        now_s = self._clock.monotonic_s()
         for one in self.members.values():
+            if one.process is not None and one.seen is None and now_s - one.started_at_s < repair.UNCONNECTED_S:
+                return f"Copy {one.name} is connecting."
             if one.state is CopyState.BUILDING:
                 return f"Copy {one.name} is being made anew."
             if one.state is CopyState.BEHIND and one.seen is not None and not self._hangs(one):
@@ -393,7 +396,9 @@ class Copies:
         self._source = None
         end = self._runner.replication.rest(self._runner.folders(self._standing.record))
         if end is not None:
-            await asyncio.gather(*(self._replay(one, end.position) for one in self._fulls))
+            # One that was not connected has not got it.
+            connected = [one for one in self._fulls if one.seen is not None or not self._flushed]
+            await asyncio.gather(*(self._replay(one, end.position) for one in connected))
         await failpoints.reached("rest.replayed")
         await asyncio.gather(*(one.stop() for one in self.members.values()))
         await self.compare()

@@ -148,9 +148,10 @@ class PostgresReplication:
     ) -> None:
         """See Replication.clone."""
         target = instance.folders.data
-        await asyncio.to_thread(_remove, target)
         if instance.following is not None:
+            # First, since it fails where the primary does not answer: then what is there stays.
             await _keep_anew(source, instance.following.copy)
+        await asyncio.to_thread(_remove, target)
         with files.disk_errors("Making a copy anew", target.parent):
             partial = await asyncio.to_thread(self._partial, target)
             argv: list[str | Path] = [
