@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engines.clusters import MAJORS, Cluster, Workshop
-from engines.copies import Copies, come, come_to, flip, newest
+from engines.copies import KEEP_BYTES, Copies, come, come_to, flip, newest
 from harness import processes_below
 from zorya.compute import procfs
 from zorya.core import errors
@@ -28,8 +28,9 @@ async def make(request: pytest.FixtureRequest, workshop: Workshop) -> AsyncItera
     made: list[Copies] = []
     installation = next(one for one in workshop.engine.find() if one.major == request.param)
 
-    def one(**options: int) -> Copies:
-        made.append(Copies(home=workshop.home, account=workshop.account, installation=installation, **options))
+    def one(*, needed: int = 1, keep_bytes: int = KEEP_BYTES) -> Copies:
+        home, account = workshop.home, workshop.account
+        made.append(Copies(home=home, account=account, installation=installation, needed=needed, keep_bytes=keep_bytes))
         return made[-1]
 
     yield one

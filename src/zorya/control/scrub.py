@@ -24,6 +24,10 @@ from zorya.storage import quorum
 _log = logging.get("zorya.control")
 
 
+UNSURE_BYTES = 16 * 1024**2
+"""So far before the end of its log, at the most, damage to a copy that runs is not told from a record half received."""
+
+
 class Scrub:
     """Verifies one cluster's volume, one time after the other."""
 
@@ -92,7 +96,8 @@ class Scrub:
         looked_at = 0
         for member in list(self._copies.members.values()):
             looked_at += 1
-            flushed = member.seen.flushed if member.seen is not None else None
+            # What it has last may end within a record.
+            flushed = max(0, member.seen.flushed - UNSURE_BYTES) if member.seen is not None else None
             async with self._copies.put_aside(member):
                 found = await self._look_at(member.copy, flushed)
                 if found:
@@ -120,13 +125,16 @@ class Scrub:
             found = [
                 *await replication.verify_data(instance, max_kib_s=self._max_kib_s),
                 *await replication.verify_log(
-                    installation, replication.log_folder(instance.folders), begin=begin, end=None
+                    installation, replication.log_folder(instance.folders), begin=begin, end=end
                 ),
             ]
         else:
             tail = self._runner.tail_path(copy)
             found = list(await replication.verify_log(installation, tail, begin=0, end=end))
-        if not found:
+        # The data of one that was not stopped cleanly cannot be checked.
+        if not found and (
+            copy.kind is CopyKind.TAIL or replication.is_stopped_cleanly(self._runner.folders(record, copy))
+        ):
             await self._copies.note_verified(copy, self._clock.now())
         return found
 

@@ -251,6 +251,9 @@ class Replication(Protocol):
     def rest(self, folders: ClusterFolders) -> LogEnd | None:
         """Answer the position at which a primary was stopped cleanly; None if it was not. Reads one small file."""
 
+    def is_stopped_cleanly(self, folders: ClusterFolders) -> bool:
+        """Whether a full copy, whether it leads or follows, was stopped cleanly. Reads one small file."""
+
     def rests_at(self, folders: ClusterFolders, end: LogEnd) -> bool:
         """Whether a full copy, which does not run, has replayed everything up to the primary's `rest`."""
 

@@ -126,7 +126,8 @@ def _following(following: Following) -> dict[str, str]:
         "max_slot_wal_keep_size": f"{following.keep_bytes // 1024**2}MB",
         # What another copy may lack still when this one becomes the primary, which has kept no log for it.
         "wal_keep_size": "128MB",
-        "hot_standby_feedback": "on",
+        # A copy that is gone would keep the primary from clearing away dead rows for as long as it is.
+        "hot_standby_feedback": "off",
         "max_standby_streaming_delay": "30s",
         "recovery_target_timeline": "'latest'",
         "primary_slot_name": _quote(following.copy),

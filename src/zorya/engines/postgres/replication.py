@@ -385,6 +385,13 @@ class PostgresReplication:
             return None
         return LogEnd(timeline=control.timeline, position=end, last=control.checkpoint)
 
+    def is_stopped_cleanly(self, folders: ClusterFolders) -> bool:
+        """See Replication.is_stopped_cleanly."""
+        try:
+            return _control(folders).state in {control_file.SHUT_DOWN, control_file.SHUT_DOWN_IN_RECOVERY}
+        except errors.DataDamaged:
+            return False
+
     def rests_at(self, folders: ClusterFolders, end: LogEnd) -> bool:
         """See Replication.rests_at."""
         try:
