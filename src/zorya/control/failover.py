@@ -231,6 +231,10 @@ class Failover:
         assert chosen.live is not None
         folders = runner.folders(record, chosen.copy)
         wanted = choice.position.position
+        # Those who came to read must not find themselves able to write. Before it collects: the programs that fetch log
+        # for it then would pass for sessions.
+        await chosen.live.look(None)
+        await chosen.live.end_sessions()
         # What it gets is of the epoch before at the latest; if this is interrupted, its log must not pass for diverged.
         await runner.write_mark(record, chosen.copy, record.volume.epochs[-2].number)
         if choice.source != chosen.name:
@@ -258,9 +262,6 @@ class Failover:
     async def _promote(self, chosen: Member) -> None:
         record, runner = self._standing.record, self._runner
         assert chosen.live is not None
-        # Those who came to read must not find themselves able to write.
-        await chosen.live.look(None)
-        await chosen.live.end_sessions()
         await runner.write_mark(record, chosen.copy)
         await runner.replication.promote(runner.folders(record, chosen.copy))
         await asyncio.to_thread(shutil.rmtree, runner.collected_path(chosen.copy), ignore_errors=True)
