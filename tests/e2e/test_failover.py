@@ -1,6 +1,8 @@
 """What is lost of a volume of six copies, and what goes on: failover, fencing, repair, degradation, verification."""
 
+import shutil
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,6 +111,25 @@ def test_commit_that_only_tails_have_is_kept(volume: Volume) -> None:
         volume.signal(copy, signal.SIGCONT)
     assert volume.server.query("SELECT count(*) FROM only_tails", volume.name) == [(5000,)]
     assert volume.shown["epoch"] == 2
+    volume.wait_whole(120)
+
+
+@pytest.mark.parametrize("restart", [False, True], ids=["", "server restarted"])
+def test_older_data_in_the_place_of_the_primarys_is_not_gone_on_from(volume: Volume, restart: bool) -> None:
+    server, data = volume.server, volume.folder("a_full")
+    server.run("pause", volume.name)
+    backup = data.with_name("backup")
+    subprocess.run(["cp", "--archive", str(data), str(backup)], check=True)
+    server.query("INSERT INTO t VALUES (0)", volume.name)
+    server.run("pause", volume.name)
+    if restart:
+        server.stop()
+    shutil.rmtree(data)
+    backup.rename(data)
+    if restart:
+        server.start(ZORYA_COPIES="6")
+    assert server.query("SELECT count(*) FROM t", volume.name) == [(1001,)]
+    assert volume.primary != "a_full"
     volume.wait_whole(120)
 
 

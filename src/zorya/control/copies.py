@@ -68,6 +68,8 @@ class Copies(Mending):
 
     def why_not_in_place(self) -> str:
         """Answer why the primary is not to be started as it is, as a sentence; empty when nothing speaks against it."""
+        if self.is_alone:
+            return ""
         record = self._standing.record
         copy = record.volume.copy(record.volume.primary)
         if not self._runner.has_files(record, copy):
@@ -86,7 +88,6 @@ class Copies(Mending):
         if self.is_alone:
             return
         self.rest = None
-        self._standing.note_rest(None)
         self._source = source
         self._kept = None
         self._joint = None
@@ -143,6 +144,8 @@ class Copies(Mending):
         await failpoints.reached("rest.replayed")
         await asyncio.gather(*(one.stop() for one in self.members.values()))
         await self.compare()
+        # Written with the next change.
+        self._standing.note_rest(self.rest.position if self.rest is not None else None)
         await self._tell_rest()
 
     async def _replay(self, one: Member, position: int) -> None:
@@ -155,12 +158,9 @@ class Copies(Mending):
             await asyncio.sleep(_QUICK_S)
 
     async def compare(self) -> None:
-        """See, while nothing runs, which copies are where the primary was stopped, and keep that."""
-        if self.is_alone:
-            return
-        self.rest = await asyncio.to_thread(self._compare)
-        # Written with the next change.
-        self._standing.note_rest(self.rest.position if self.rest is not None else None)
+        """See, while nothing runs, which copies are where the primary was stopped."""
+        if not self.is_alone:
+            self.rest = await asyncio.to_thread(self._compare)
 
     def _compare(self) -> LogEnd | None:
         record, replication = self._standing.record, self._runner.replication
@@ -228,6 +228,8 @@ class Copies(Mending):
                 self._see_whether_it_hangs()
             except errors.ZoryaError as error:
                 _log.error("the copies could not be attended to", cluster=self._standing.name, error=str(error))
+            except Exception:  # noqa: BLE001 - a defect here must not leave the copies to themselves
+                _log.exception("the copies could not be attended to", cluster=self._standing.name)
             next_s = self._clock.monotonic_s() + every_s
             if every_s == math.inf:
                 await self._stirring.wait()

@@ -80,6 +80,8 @@ class Crew:
             copy.name: self.members[copy.name] if copy.name in self.members else self._new_member(copy)
             for copy in volume.others
         }
+        mark = marks.read(self._runner.mark_path(volume.copy(volume.primary)))
+        self.primary_verified_at = mark.verified_at if mark is not None else None
 
     def _new_member(self, copy: Copy) -> Member:
         return Member(

@@ -88,6 +88,9 @@ class Member:
         self.source: Source | None = None
         """Where it gets its log, as far as it was told."""
         self._bounds: Bounds | None = None
+        mark = self.mark
+        if mark is not None:
+            self.verified_at = mark.verified_at
         self._looking: asyncio.Task[None] | None = None
         self._closing: asyncio.Future[None] | None = None
 

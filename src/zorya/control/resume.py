@@ -62,6 +62,8 @@ class Resume:
         standing, seat = self._standing, self._seat
         await self._scrub.give_way()
         again = standing.record.compute is Compute.RESUMING
+        problem = self._copies.why_not_in_place()
+        standing.note_rest(None)
         event = None if again else standing.apply_compute(Cause.WANTED, reason)
         seat.log_mark = self._runner.log_mark(standing.record)
         writes = [asyncio.create_task(standing.save(event), name=f"{standing.name}: note the resume")]
@@ -71,7 +73,7 @@ class Resume:
             await failpoints.reached("resume.begun")
             self._sizing.choose_first()
             before = standing.record.volume.primary
-            live = await self._bring_up()
+            live = await self._bring_up(problem)
             if standing.record.volume.primary != before:
                 seat.log_mark = self._runner.log_mark(standing.record)
             seat.take(live, Process.STARTING)
@@ -84,13 +86,16 @@ class Resume:
                 raise outcome
         await failpoints.reached("resume.started")
 
-    async def _bring_up(self) -> LiveEngine:
-        """Start the primary, or make another copy the primary; have the others follow it."""
+    async def _bring_up(self, problem: str) -> LiveEngine:
+        """Start the primary, or make another copy the primary; have the others follow it.
+
+        `problem` says why the primary is not to be started as it is; empty when nothing speaks against it.
+        """
         if self._copies.is_alone:
             return await self._runner.start(self._standing.record, self._standing.capacity, port=free_port())
         if self._failover.is_unfinished:
             await self._failover.finish()
-        self._failover.reason = self._failover.reason or self._copies.why_not_in_place()
+        self._failover.reason = self._failover.reason or problem
         if not self._failover.reason:
             try:
                 return await self._start_in_place()
