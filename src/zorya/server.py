@@ -72,6 +72,7 @@ def run(
         sight.check(engine_account)
         place.ensure(engine_account)
         stack.enter_context(_lock(place))
+        place.empty_scratch()
         delegation.prepare()
         catalog = Catalog.open(place.catalog)
         stack.callback(catalog.close)

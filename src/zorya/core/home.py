@@ -59,6 +59,11 @@ class Home:
         return self.root / "run"
 
     @property
+    def scratch(self) -> Path:
+        """What is made to be looked at once; emptied when a server starts."""
+        return self.run / "scratch"
+
+    @property
     def lock(self) -> Path:
         """Held by the server that has this home."""
         return self.run / "zorya.lock"
@@ -165,6 +170,7 @@ class Home:
             files.ensure_folder(self.engines, mode=0o750 if account.is_other else 0o700, group=account)
             files.ensure_folder(self.server_log.parent, mode=0o700)
             files.ensure_folder(self.tls, mode=0o700)
+            files.ensure_folder(self.scratch, mode=0o700)
             probe = self.run / f".writable-{os.getpid()}"
             probe.write_bytes(b"x")
             probe.unlink()
@@ -174,6 +180,11 @@ class Home:
                 hint="Choose another with ZORYA_HOME, or mend this one.",
             ) from error
         self._check_passage(account)
+
+    def empty_scratch(self) -> None:
+        """Remove what a server that was killed has left in `scratch`. Only under the home's lock."""
+        for left in self.scratch.iterdir():
+            files.remove_tree(left)
 
     def _check_passage(self, account: Account) -> None:
         if not account.is_other:

@@ -69,7 +69,7 @@ class Postgres:
         self._zorya_user = zorya_user
         self._setting = setting
         self._login_timeout_s = login_timeout_s
-        self.replication = PostgresReplication(account)
+        self.replication = PostgresReplication(account, home.scratch)
         self._templates = data_folder.Templates(home.templates, account, username=username)
 
     def find(self) -> Sequence[Installation]:

@@ -65,15 +65,16 @@ _BAD_PAGE = re.compile(r'checksum verification failed in file "([^"]+)", block (
 class PostgresReplication:
     """Implements `engines.base.Replication`."""
 
-    def __init__(self, account: Account) -> None:
-        """Run programs as `account`, as engines run."""
+    def __init__(self, account: Account, scratch: Path) -> None:
+        """Run programs as `account`, as engines run; what is only looked at is put below the folder `scratch`."""
         self._account = account
+        self._scratch = scratch
         self._connections: dict[tuple[Path, int], psycopg.AsyncConnection] = {}
 
     @classmethod
     def of_this_user(cls) -> "PostgresReplication":
         """Answer one that runs programs as the engines of a server would that this user starts."""
-        return cls(accounts.ensure("zorya"))
+        return cls(accounts.ensure("zorya"), Path(tempfile.gettempdir()))
 
     # What follows.
 
@@ -449,7 +450,7 @@ class PostgresReplication:
             with (folder / after).open("wb") as file:
                 file.truncate(SEGMENT_BYTES)
 
-        with tempfile.TemporaryDirectory(prefix="zorya-log-") as name:
+        with tempfile.TemporaryDirectory(prefix="log-", dir=self._scratch) as name:
             folder = Path(name)
             folder.chmod(0o755)
             await asyncio.to_thread(prepare, folder)
