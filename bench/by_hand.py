@@ -78,7 +78,10 @@ class SixByHand:
                 application_name=f"{zone}_full",
             )
             self._start_engine(zone, free_port(), conninfo)
-        replication, installation = PostgresReplication(self._stage.user), installations.find(None)[0]
+        replication, installation = (
+            PostgresReplication(self._stage.user, self._stage.folder),
+            installations.find(None)[0],
+        )
         for zone in ZONES:
             argv, _ = replication.receiver(installation, source, copy=f"{zone}_tail", tail=self._tail(zone))
             self._start(argv, self._tail(zone))
