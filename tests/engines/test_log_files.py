@@ -10,6 +10,7 @@ from engines.copies import flip
 from zorya.engines.postgres import log_files
 from zorya.engines.postgres.control_file import crc32c
 from zorya.engines.postgres.log_files import PAGE_BYTES, SEGMENT_BYTES
+from zorya.engines.postgres.replication import PostgresReplication
 
 FIRST = 4
 """The number of the segment in which made-up logs begin."""
@@ -180,3 +181,20 @@ def test_better_one_of_two_segments_is_that_whose_record_is_right(tmp_path: Path
     bad.write_bytes(b"")
     assert log_files.is_better(good, bad)
     assert not log_files.is_better(bad, good)
+
+
+async def test_tail_goes_on_from_where_a_timeline_begins_when_it_is_cut(tmp_path: Path) -> None:
+    for name in (
+        "000000020000000000000005",
+        "000000020000000000000006",
+        "000000020000000000000007.partial",
+        "000000030000000000000006",
+    ):
+        (tmp_path / name).write_bytes(b"x")
+    replication = PostgresReplication.of_this_user()
+    await replication.cut_tail(tmp_path, timeline=3, position=6 * SEGMENT_BYTES + 100)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "000000020000000000000005",
+        "000000020000000000000006.partial",
+        "000000030000000000000006",
+    ]

@@ -68,7 +68,7 @@ def test_home_folders_are_closed_to_others(new_folder: Callable[[], Path]) -> No
     home.ensure(ME)
     for folder in (home.root, home.run, home.clusters, home.templates, home.engines):
         assert folder.stat().st_mode & 0o007 == 0
-    assert list(home.run.iterdir()) == []
+    assert list(home.run.iterdir()) == [home.scratch]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs engines as another user")

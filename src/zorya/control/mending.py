@@ -85,11 +85,22 @@ class Mending(Crew):
         seen = await self.see(one)
         relation = history.can_follow(volume.epochs, seen.position)
         if relation is Relation.FOLLOWS or (seen.position is None and not one.is_full):
+            if not one.is_full and mark is not None:
+                await self._cut(one, seen.position.epoch if seen.position is not None else mark.epoch)
             await one.follow(self._source)
         elif one.is_full and relation is Relation.DIVERGED:
             await self._rejoin(one, "It has log that the present one does not have.")
         else:
             await self._rebuild(one, "It has log that the present one does not have.")
+
+    async def _cut(self, one: Member, epoch: int) -> None:
+        """Take from a tail whose last record is of an earlier epoch what it has beyond the beginning of the next."""
+        for later in self._standing.record.volume.epochs:
+            if later.number > epoch and later.timeline is not None and later.begins_at is not None:
+                tail = self._runner.tail_path(one.copy)
+                await one.stop(at_once=True)
+                await self._runner.replication.cut_tail(tail, timeline=later.timeline, position=later.begins_at)
+                return
 
     def _mend(self, one: Member, seen: PrimarySeen, now_s: float) -> None:
         """Have done what `storage.repair` decides."""
@@ -145,6 +156,11 @@ class Mending(Crew):
         is_sound = one.is_there and not one.damaged and self._relation(one) is Relation.FOLLOWS
         volume = self._standing.record.volume
         others = self.current - (one.state is CopyState.CURRENT)
+        if one.ends >= 2 * repair.ENDS_BEFORE_REBUILD and all(
+            other.state is not CopyState.BUILDING for other in self.members.values()
+        ):
+            # It does not come back by itself, and commits may wait for it.
+            return False
         return is_sound and one.name not in seen.given_up and others < quorum.rule(len(volume.established)).write
 
     def _unconnected_s(self, one: Member, now_s: float) -> float:

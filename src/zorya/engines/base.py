@@ -284,6 +284,13 @@ class Replication(Protocol):
     def needs_from(self, folders: ClusterFolders) -> int:
         """Answer from where on a full copy needs the log to start. Reads one small file. Raises DataDamaged."""
 
+    async def cut_tail(self, tail: Path, *, timeline: int, position: int) -> None:
+        """Have a tail, whose receiver does not run, go on from `position`, at which `timeline` begins.
+
+        It has no whole record beyond it, but may have the beginning of one, in segments of older timelines that are
+        filled. Raises StorageProblem.
+        """
+
     async def prune_tail(self, tail: Path, *, before: int, older_than_s: float) -> int:
         """Remove a tail's whole segments that end before this position and were written before; answer the bytes."""
 

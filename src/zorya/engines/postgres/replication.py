@@ -501,6 +501,22 @@ class PostgresReplication:
         """See Replication.needs_from."""
         return _control(folders).redo
 
+    async def cut_tail(self, tail: Path, *, timeline: int, position: int) -> None:
+        """See Replication.cut_tail. The receiver begins after the last segment that has its whole name."""
+
+        def cut() -> None:
+            for one in log_files.segments(tail):
+                if one.timeline >= timeline or one.begin + SEGMENT_BYTES <= position:
+                    continue
+                if one.begin >= position:
+                    one.path.unlink()
+                elif not one.is_partial:
+                    one.path.rename(tail / f"{one.name}.partial")
+            files.sync_folder(tail)
+
+        with files.disk_errors("Cutting a tail back", tail):
+            await asyncio.to_thread(cut)
+
     async def prune_tail(self, tail: Path, *, before: int, older_than_s: float) -> int:
         """See Replication.prune_tail."""
 
