@@ -69,7 +69,8 @@ class PostgresReplication:
         """Run programs as `account`, as engines run; what is only looked at is put below the folder `scratch`."""
         self._account = account
         self._scratch = scratch
-        self._connections: dict[tuple[Path, int], psycopg.AsyncConnection] = {}
+        self._connections: dict[tuple[Path, int, int], psycopg.AsyncConnection] = {}
+        """By the socket's folder, the port and the first process: that of an engine that has ended is of no use."""
 
     @classmethod
     def of_this_user(cls) -> "PostgresReplication":
@@ -339,9 +340,9 @@ class PostgresReplication:
         found = _lock(folders)
         if found is None or found.port is None:
             raise errors.NotReady(f"The engine on {folders.data} does not say where it listens.")
-        key = (folders.socket, found.port)
+        key = (folders.socket, found.port, found.pid)
         try:
-            connection = self._connections.pop(key, None) or await admin.connect(*key)
+            connection = self._connections.pop(key, None) or await admin.connect(folders.socket, found.port)
             try:
                 async with asyncio.timeout(within_s):
                     yield connection
