@@ -298,10 +298,15 @@ class ClusterOrders(ClusterEndpoint):
 
     @property
     def verification_due_s(self) -> float | None:
-        """How long ago the copy was verified that has waited longest; None where it is not at rest with its copies."""
-        if self.record.status is not Status.AVAILABLE or self.record.compute is not Compute.STOPPED:
+        """How long ago the copy was verified that has waited longest; None where a verification would be in the way.
+
+        Of a cluster that sleeps without a session those that follow are looked at; its primary, once it is stopped.
+        """
+        compute = self.record.compute
+        is_idle = compute is Compute.STOPPED or (compute is Compute.FROZEN and not self.sessions)
+        if self.record.status is not Status.AVAILABLE or not is_idle:
             return None
-        times = [one.verified_at for one in self.copies]
+        times = [one.verified_at for one in self.copies if compute is Compute.STOPPED or not one.is_primary]
         if self._copies.is_alone or self._scrub.is_under_way:
             return None
         now = self._clock.now()

@@ -12,13 +12,14 @@ from zorya.control import marks
 from zorya.control.copies import Copies
 from zorya.control.events import EventKind
 from zorya.control.failover import Failover
+from zorya.control.member import Member
 from zorya.control.seat import Seat
 from zorya.control.standing import Standing
 from zorya.control.surroundings import Surroundings
 from zorya.control.view import VerifyView
 from zorya.core import errors, files, logging
 from zorya.core.model import Compute
-from zorya.core.volume import Copy, CopyKind, Volume
+from zorya.core.volume import Copy, CopyKind, CopyState, Volume
 from zorya.storage import quorum
 
 _log = logging.get("zorya.control")
@@ -26,6 +27,12 @@ _log = logging.get("zorya.control")
 
 UNSURE_BYTES = 16 * 1024**2
 """So far before the end of its log, at the most, damage to a copy that runs is not told from a record half received."""
+
+
+BACK_WITHIN_S = 120.0
+"""How long a copy that was looked at may take to be back before the others are left for the next time."""
+
+_POLL_S = 0.05
 
 
 class Scrub:
@@ -105,7 +112,20 @@ class Scrub:
                     await self._tell_damage(member.name, found)
                     await self._distrust(member.copy)
                     member.damaged = " ".join(found)
+            # Commits are not to wait for a copy that is looked at: one at a time, and the next when this one is back.
+            if not await self._is_back(member):
+                break
         return await self._report(looked_at, bad, list(bad), self._clock.monotonic_s() - began_s)
+
+    async def _is_back(self, member: Member) -> bool:
+        """Wait until a copy has everything again; answer whether it has within BACK_WITHIN_S."""
+        deadline = self._clock.monotonic_s() + BACK_WITHIN_S
+        await asyncio.sleep(_POLL_S)
+        while member.state is not CopyState.CURRENT or member.seen is None:
+            if self._clock.monotonic_s() > deadline:
+                return False
+            await asyncio.sleep(_POLL_S)
+        return True
 
     async def _look_at(self, copy: Copy, end: int | None) -> Sequence[str]:
         """Answer what is damaged in a copy on which nothing runs; what is right is marked as verified.
