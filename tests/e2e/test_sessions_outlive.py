@@ -116,7 +116,7 @@ def test_relayed_session_ends_with_the_server_and_is_relayed_again(server: Serve
     assert (shown["attach"], shown["attach_reason"]) == ("relay", "The setting attach says so.")
     connection = psycopg.connect(server.url(), autocommit=True)
     assert one(connection, "SELECT host(client_addr) FROM pg_stat_activity WHERE pid = pg_backend_pid()") == "127.0.0.1"
-    assert server.show()["sessions"] == 1
+    wait_until(lambda: server.show()["sessions"] == 1, "the engine's own processes are told from sessions")
     server.kill()
     with pytest.raises(psycopg.OperationalError):
         connection.execute("SELECT 1")

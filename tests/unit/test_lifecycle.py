@@ -192,6 +192,9 @@ def test_an_engine_that_did_not_take_a_new_password_is_given_it_again_later() ->
         stop_wish=st.sampled_from(StopWish),
         delete_asked=st.booleans(),
         server_stops=st.booleans(),
+        primary_problem=st.sampled_from(["", "The primary's files are gone."]),
+        mends=st.sampled_from(["", "Copy b_full is being made anew."]),
+        recovers=st.booleans(),
     )
 )
 def test_every_situation_has_a_decision_with_a_reason(situation: Situation) -> None:
