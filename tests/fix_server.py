@@ -7,6 +7,7 @@ import pytest
 
 from harness import Server, end, running
 from lending import Lender
+from zorya.engines.mariadb import installations as mariadb_installations
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +22,15 @@ def server(lender: Lender) -> Iterator[Server]:
     """A running server with cluster "main", new and asleep. Other tests have used it, and will."""
     with lender.lend() as lent:
         yield lent
+
+
+@pytest.fixture
+def shop(server: Server) -> Server:
+    """The same server, with a MariaDB cluster "shop", new and asleep."""
+    if not mariadb_installations.find(None):
+        pytest.skip("this host has no MariaDB 10.6 or newer (Debian: mariadb-server)")
+    server.api.create({"name": "shop", "engine": "mariadb"})
+    return server
 
 
 @pytest.fixture

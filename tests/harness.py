@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import psycopg
+import pymysql
 
 from waiting import wait_until
 from zorya.cli.client import Api
@@ -190,6 +191,28 @@ class Server:
             cursor = connection.execute(sql)
             return cursor.fetchall() if cursor.description else []
 
+    def mysql(self, name: str = "shop", **options: Any) -> "pymysql.Connection[Any]":
+        """Connect to a MariaDB cluster; commits by itself. Close it, or use it as a context."""
+        credentials = self.api.credentials(name)
+        wanted: dict[str, Any] = {
+            "host": credentials["endpoint"]["host"],
+            "port": credentials["endpoint"]["port"],
+            "user": credentials["username"],
+            "password": credentials["password"],
+            "database": credentials["database"],
+            "autocommit": True,
+            "connect_timeout": 30,
+            # Its own default is to try TLS where the server offers it, and to believe any certificate.
+            "ssl_disabled": True,
+        }
+        return pymysql.connect(**{**wanted, **options})
+
+    def mysql_query(self, sql: str, name: str = "shop", **options: Any) -> Sequence[Any]:
+        """Connect to a MariaDB cluster, run one statement, answer its rows, disconnect."""
+        with self.mysql(name, **options) as connection, connection.cursor() as cursor:
+            cursor.execute(sql)
+            return cursor.fetchall()
+
     def psql(self, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run psql; never raises."""
         return subprocess.run(
@@ -229,14 +252,15 @@ def end(server: Server) -> None:
         os.kill(keeper, signal.SIGTERM)
         wait_until(lambda: is_gone(keeper), "the keeper is gone")
     for pid_file in [
-        *server.home.glob("clusters/*/data*/postmaster.pid"),
-        *server.home.glob("zones/*/*/data*/postmaster.pid"),
+        *server.home.glob("clusters/*/data*/*.pid"),
+        *server.home.glob("zones/*/*/data*/*.pid"),
     ]:
-        pid = int(pid_file.read_text().split("\n", 1)[0])
         try:
+            pid = int(pid_file.read_text().split("\n", 1)[0])
             if Path(f"/proc/{pid}/cwd").readlink() == pid_file.parent:
-                os.kill(pid, signal.SIGQUIT)
-        except OSError:
+                # PostgreSQL stops at once and ends its other processes; MariaDB has none.
+                os.kill(pid, signal.SIGQUIT if pid_file.name == "postmaster.pid" else signal.SIGKILL)
+        except (OSError, ValueError):
             continue
 
 

@@ -39,7 +39,8 @@ from zorya.core.home import Home
 from zorya.core.model import LOOPBACK, Compute, EngineKind, Handoff, Mode, Secret, WakeOn
 from zorya.core.settings import Settings
 from zorya.engines import handoff
-from zorya.engines.base import TlsFiles
+from zorya.engines.base import Engine, TlsFiles
+from zorya.engines.mariadb.engine import MariaDb
 from zorya.engines.postgres.engine import Postgres
 from zorya.gateway import attach
 from zorya.gateway.listeners import Gateway
@@ -130,16 +131,8 @@ class Server:
         self._by_force = False
         self._leave_running = False
         self._main: asyncio.Task[None] | None = None
-        engine = Postgres(
-            home=home,
-            account=engine_account,
-            zorya_user=_own_name(),
-            username=USERNAME,
-            setting=settings.postgres,
-            login_timeout_s=settings.startup_timeout_s,
-        )
         self._certificates = Certificates.open(home.tls, settings, now=clock.now())
-        self._installed = Installed(engine)
+        self._installed = [Installed(engine) for engine in _engines(settings, home, engine_account)]
         self._keeper = Keeper(home.run, log=home.keeper_log, keep_s=settings.keep_endpoints_s)
         self._gateway = Gateway(
             settings,
@@ -153,20 +146,7 @@ class Server:
             home=home,
             catalog=catalog,
             clock=clock,
-            installed=self._installed,
-            runner=InstanceRunner(
-                home=home,
-                engine=engine,
-                installed=self._installed,
-                account=engine_account,
-                clock=clock,
-                library=handoff.place(home, engine_account),
-                grouping=group.examine(None if settings.freezer == "auto" else Way(settings.freezer)),
-                log_max_bytes=settings.engine_log_max_bytes,
-                acu=settings.acu,
-                log_keep_bytes=settings.log_keep_mib * 1024**2,
-                tls=self._tls_files,
-            ),
+            runners=self._runners(engine_account),
             meters=meters,
             doors=self._gateway,
             guard=self._keeper,
@@ -183,12 +163,38 @@ class Server:
             identity=self._identity,
         )
 
+    def _runners(self, engine_account: account.Account) -> Mapping[EngineKind, InstanceRunner]:
+        settings, home = self._settings, self._home
+        library = handoff.place(home, engine_account)
+        grouping = group.examine(None if settings.freezer == "auto" else Way(settings.freezer))
+        return {
+            installed.engine.kind: InstanceRunner(
+                home=home,
+                engine=installed.engine,
+                installed=installed,
+                account=engine_account,
+                clock=self._clock,
+                library=library,
+                grouping=grouping,
+                log_max_bytes=settings.engine_log_max_bytes,
+                acu=settings.acu,
+                log_keep_bytes=settings.log_keep_mib * 1024**2,
+                tls=self._tls_files,
+            )
+            for installed in self._installed
+        }
+
     def _identity(self) -> ServerIdentity:
         return self._certificates.identity
 
     def _tls_files(self) -> TlsFiles:
         identity = self._certificates.identity
-        return TlsFiles(certificate=identity.chain, key=identity.key, min_version=self._settings.tls_min_version)
+        return TlsFiles(
+            certificate=identity.chain,
+            key=identity.key,
+            root=self._certificates.root_pem or identity.root,
+            min_version=self._settings.tls_min_version,
+        )
 
     async def _spread_certificate(self, _: ServerIdentity) -> None:
         """Have the engines that run show the new certificate too; the gateway and the API ask for it each time."""
@@ -218,9 +224,12 @@ class Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
-        await self._installed.refresh()
+        for installed in self._installed:
+            await installed.refresh()
         if self._settings.shared_port:
-            self._gateway.open_shared(self._settings.shared_port)
+            self._gateway.open_shared(self._settings.shared_port, EngineKind.POSTGRES)
+        if self._settings.mysql_shared_port:
+            self._gateway.open_shared(self._settings.mysql_shared_port, EngineKind.MARIADB)
         await self._fleet.load()
         async with asyncio.TaskGroup() as rooms:
             tasks = [
@@ -345,6 +354,29 @@ class Server:
 def _first(group: BaseExceptionGroup[errors.ZoryaError]) -> errors.ZoryaError:
     found = group.exceptions[0]
     return _first(found) if isinstance(found, BaseExceptionGroup) else found
+
+
+def _engines(settings: Settings, home: Home, engine_account: account.Account) -> Sequence[Engine]:
+    """Answer the kinds of engines that this server can run, whether or not the host has them."""
+    own = _own_name()
+    return (
+        Postgres(
+            home=home,
+            account=engine_account,
+            zorya_user=own,
+            username=USERNAME,
+            setting=settings.postgres,
+            login_timeout_s=settings.startup_timeout_s,
+        ),
+        MariaDb(
+            home=home,
+            account=engine_account,
+            zorya_user=own,
+            username=USERNAME,
+            setting=settings.mariadb,
+            login_timeout_s=settings.startup_timeout_s,
+        ),
+    )
 
 
 def _own_name() -> str:

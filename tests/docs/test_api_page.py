@@ -16,7 +16,7 @@ from zorya.control.events import EventKind
 from zorya.core import errors
 from zorya.core.model import Compute, Status
 from zorya.core.volume import CopyKind, CopyState
-from zorya.gateway import pgwire
+from zorya.gateway.postgres import pgwire
 from zorya.storage.quorum import Health
 
 TEXT = pages.read("docs/api.md")

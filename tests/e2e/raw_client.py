@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import scramp
 
-from zorya.gateway.pgwire import SSL_REQUEST
+from zorya.gateway.postgres.pgwire import SSL_REQUEST
 
 TIMEOUT_S = 60
 

@@ -27,7 +27,7 @@ from fix_home import running_for_a_file
 from harness import Server
 from waiting import wait_until
 from zorya.engines.postgres import installations
-from zorya.gateway.pgwire import MAX_PACKET_BYTES, SSL_REQUEST
+from zorya.gateway.postgres.pgwire import MAX_PACKET_BYTES, SSL_REQUEST
 
 STATES = ("stopped", "running")
 PORTS = ("own", "shared")

@@ -10,7 +10,14 @@ import pytest
 
 from harness import Server, kill_engine
 from waiting import wait_until
-from zorya.core.identity import Identities
+from zorya.core.identity import Identities, from_json
+
+
+def parse(text: str) -> Identities:
+    """Answer the identities that a file has."""
+    found = from_json(text)
+    assert isinstance(found, Identities)
+    return found
 
 
 def file_of(server: Server, name: str = "main") -> Path:
@@ -20,7 +27,7 @@ def file_of(server: Server, name: str = "main") -> Path:
 def saved(server: Server, name: str = "main") -> Identities:
     path = file_of(server, name)
     assert path.stat().st_mode & 0o777 == 0o600
-    return Identities.from_json(path.read_text())
+    return parse(path.read_text())
 
 
 def verifier(server: Server, role: str) -> str:
@@ -76,7 +83,7 @@ def test_they_are_kept_when_the_server_stops_and_when_a_cluster_pauses_by_itself
     server.query("CREATE ROLE app LOGIN")
     server.stop()
     (path,) = server.home.glob("clusters/*/identities.json")
-    assert "app" in Identities.from_json(path.read_text()).roles
+    assert "app" in parse(path.read_text()).roles
     server.start(ZORYA_PAUSE_AFTER="1")
     server.run("modify", "main", "--pause-after", "1")
     server.query("CREATE ROLE more LOGIN")

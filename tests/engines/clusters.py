@@ -5,6 +5,7 @@ import os
 import pwd
 import socket
 import subprocess
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,12 @@ class Cluster:
 
     def reload(self) -> None:
         """Have the engine read its files again. It does so some time later."""
-        assert self.process is not None
-        self.process.send_signal(self.engine.reload_signal)
+        process = self.process
+        assert process is not None
+        # A test may have an event loop of its own.
+        thread = threading.Thread(target=lambda: asyncio.run(self.engine.reload(self.instance, process.send_signal)))
+        thread.start()
+        thread.join()
 
     def stop(self) -> None:
         """Stop the engine cleanly, if it runs."""
@@ -170,6 +175,7 @@ class Workshop:
             library=None,
             tls=None,
             following=None,
+            requires_tls=False,
         )
         made = Cluster(engine=self.engine, instance=instance, verifier=self.engine.new_verifier(PASSWORD))
         asyncio.run(self.engine.build(instance, made.verifier))

@@ -136,6 +136,7 @@ class Copies:
             library=None,
             tls=None,
             following=following,
+            requires_tls=False,
         )
         return Cluster(engine=self.engine, instance=instance, verifier=self.engine.new_verifier(PASSWORD))
 

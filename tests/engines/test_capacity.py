@@ -167,7 +167,7 @@ async def watching(cluster: Cluster) -> AsyncIterator[Callable[[], Awaitable[Act
     first = cluster.process.pid
     watcher = cluster.engine.watcher(cluster.folders)
     try:
-        yield lambda: watcher.observe([], first)
+        yield lambda: watcher.observe(frozenset(), first)
     finally:
         await watcher.close()
 

@@ -15,7 +15,7 @@ from psycopg import sql
 from engines.clusters import DATABASE, USER, Cluster, Workshop
 from waiting import wait_until
 from zorya.core import errors, failpoints
-from zorya.core.identity import Database, Identities, Role
+from zorya.core.identity import Database, Identities, Role, from_json
 from zorya.core.model import Secret
 from zorya.engines.postgres import admin, identities
 
@@ -34,6 +34,13 @@ CHANGES = (
     "ALTER DATABASE guesthouse OWNER TO zorya",
     "DROP DATABASE guesthouse",
 )
+
+
+def parse(text: str) -> Identities:
+    """Answer the identities that a file has."""
+    found = from_json(text)
+    assert isinstance(found, Identities)
+    return found
 
 
 USUAL = Role(verifier=None, may_log_in=True, is_superuser=False, connection_limit=-1, valid_until=None)
@@ -62,7 +69,7 @@ def guest(cluster: Cluster) -> Iterator[psycopg.Connection]:
 
 
 def test_identities_of_a_new_cluster_are_those_that_its_engine_then_has(running: Cluster) -> None:
-    first = Identities.from_json(running.folders.identities.read_text())
+    first = parse(running.folders.identities.read_text())
     assert read(running) == replace(first, stamp="")
     assert first.roles == {USER: replace(USUAL, verifier=running.verifier)}
     assert {name: one.allows_connections for name, one in first.databases.items()} == {
@@ -85,7 +92,7 @@ def test_clusters_of_one_template_have_nonces_and_identifiers_of_their_own(
     sibling = workshop.make(f"twin{cluster.major}", cluster.instance.installation.major)
     contents = [(one.folders.data / "global" / "pg_control").read_bytes() for one in (cluster, sibling)]
     assert contents[0][:8] != contents[1][:8]
-    nonces = [Identities.from_json(one.folders.identities.read_text()).mock_nonce for one in (cluster, sibling)]
+    nonces = [parse(one.folders.identities.read_text()).mock_nonce for one in (cluster, sibling)]
     assert nonces[0] != nonces[1]
     assert [len(nonce) for nonce in nonces] == [32, 32]
 
@@ -100,7 +107,7 @@ def test_building_again_makes_a_whole_cluster_when_it_was_interrupted_before_the
     torn = workshop.make(f"torn{cluster.major}", cluster.instance.installation.major)
     torn.start()
     try:
-        assert read(torn) == replace(Identities.from_json(torn.folders.identities.read_text()), stamp="")
+        assert read(torn) == replace(parse(torn.folders.identities.read_text()), stamp="")
         torn.connect().close()
     finally:
         torn.kill()
@@ -143,7 +150,7 @@ def test_everything_that_decides_on_a_login_is_read(running: Cluster) -> None:
     expected["old"] = replace(USUAL, verifier=Secret("md5" + 32 * "a"))
     assert {name: role for name, role in found.roles.items() if name != USER} == expected
     assert found.databases["closed"] == Database(allows_connections=False, connection_limit=7)
-    assert Identities.from_json(found.to_json()) == found
+    assert parse(found.to_json()) == found
 
 
 def test_name_that_is_not_utf8_is_read_as_its_bytes(running: Cluster) -> None:
@@ -158,7 +165,7 @@ def test_name_that_is_not_utf8_is_read_as_its_bytes(running: Cluster) -> None:
                 other.execute('DROP ROLE "caf\xe9"')
         session.execute("DROP DATABASE latin WITH (FORCE)")
     assert "caf\udce9" in found.roles
-    assert Identities.from_json(found.to_json()) == found
+    assert parse(found.to_json()) == found
 
 
 async def test_nothing_that_decides_changes_while_it_is_held(running: Cluster) -> None:
@@ -191,16 +198,16 @@ async def test_what_holds_is_no_session_and_does_not_keep_from_resting(running: 
     first = running.process.pid
     held = await running.engine.hold_identities(running.folders)
     try:
-        seen = await watcher.observe([], first)
+        seen = await watcher.observe(frozenset(), first)
         assert seen.clients == set()
         assert "session" not in seen.busy
         assert seen.idle_s is None
         for options in ({"application_name": "psql"}, {}):
             with running.connect_as_admin(**options) as person:
-                assert (await watcher.observe([], first)).clients == {person.info.backend_pid}
+                assert (await watcher.observe(frozenset(), first)).clients == {person.info.backend_pid}
         # The name alone makes nobody Zorya.
         with running.connect(application_name=admin.APPLICATION) as impostor:
-            assert (await watcher.observe([], first)).clients == {impostor.info.backend_pid}
+            assert (await watcher.observe(frozenset(), first)).clients == {impostor.info.backend_pid}
     finally:
         await held.close()
         await watcher.close()

@@ -267,7 +267,7 @@ async def test_nothing_seems_to_work_when_copies_only_follow(copies: Copies) -> 
 
         async def rests(watcher: Watcher = watcher, cluster: Cluster = cluster) -> Activity | None:
             assert cluster.process is not None
-            seen = await watcher.observe(procfs.tree(cluster.process.pid), cluster.process.pid)
+            seen = await watcher.observe(frozenset(procfs.tree(cluster.process.pid)), cluster.process.pid)
             return seen if not seen.busy and seen.log_flushed else None
 
         seen = await come_to(rests, "it rests")

@@ -56,6 +56,7 @@ def new_tls(name: str = "localhost", min_version: str = "1.2") -> TlsFiles:
     return TlsFiles(
         certificate=made.public_bytes(serialization.Encoding.PEM).decode(),
         key=Secret(pem.decode()),
+        root=made.public_bytes(serialization.Encoding.PEM).decode(),
         min_version=min_version,
     )
 

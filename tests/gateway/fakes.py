@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 
-from zorya.core.identity import Identities
-from zorya.core.model import Access, Address, Entrance, Handoff
+from zorya.core.identity import Known
+from zorya.core.model import Access, Address, EngineKind, Entrance, Handoff
 from zorya.core.settings import Settings
 from zorya.gateway.attach import Way
 from zorya.gateway.listeners import Gateway
@@ -92,8 +92,9 @@ class FakeEndpoint:
         self.ended = 0
         """Those of them whose session the gateway has seen to its end."""
         self.access = Access()
-        self.identities: Identities | None = None
-        self.engine_major = 17
+        self.identities: Known | None = None
+        self.engine = EngineKind.POSTGRES
+        self.engine_major = "17"
         self.speaks_tls = True
         self.speaks_direct_tls = True
         self.is_starting = False

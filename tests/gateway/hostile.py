@@ -16,10 +16,17 @@ from datetime import UTC, datetime
 from zorya.core import errors
 from zorya.core.identity import Database, Identities, Role
 from zorya.core.model import Secret
-from zorya.gateway import authentication, client_hello, messages, naming, pgwire
-from zorya.gateway.authentication import MAX_PASSWORD_BYTES, MAX_SASL_BYTES, Authentication, Md5Proof, ScramProof
-from zorya.gateway.engine_login import MAX_REQUEST_BYTES, EngineLogin
-from zorya.gateway.messages import Request
+from zorya.gateway import client_hello
+from zorya.gateway.postgres import authentication, messages, naming, pgwire
+from zorya.gateway.postgres.authentication import (
+    MAX_PASSWORD_BYTES,
+    MAX_SASL_BYTES,
+    Authentication,
+    Md5Proof,
+    ScramProof,
+)
+from zorya.gateway.postgres.engine_login import MAX_REQUEST_BYTES, EngineLogin
+from zorya.gateway.postgres.messages import Request
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SALT = b"0123456789abcdef"

@@ -21,9 +21,11 @@ import scramp
 from gateway.fakes import SSL_REQUEST, startup
 from gateway.real_postgres import RealPostgres
 from zorya.core import errors
-from zorya.gateway import pgwire, refusals
-from zorya.gateway.authentication import Authentication, negotiate
-from zorya.gateway.engine_login import EngineLogin
+from zorya.gateway import refusals
+from zorya.gateway.postgres import pgwire
+from zorya.gateway.postgres import refusals as postgres_refusals
+from zorya.gateway.postgres.authentication import Authentication, negotiate
+from zorya.gateway.postgres.engine_login import EngineLogin
 
 TIMEOUT_S = 30
 
@@ -68,7 +70,7 @@ class _Connection(socketserver.BaseRequestHandler):
         try:
             self._serve(self.request)
         except errors.ZoryaError as error:
-            self.client.sendall(pgwire.error_response(refusals.explain(error)))
+            self.client.sendall(pgwire.error_response(postgres_refusals.of(refusals.explain(error))))
 
     def _serve(self, client: socket.socket) -> None:
         assert isinstance(self.server, StandIn)

@@ -14,9 +14,9 @@ from gateway.hostile import BOUND, CLIENT_KEY, END_POINT_HASH, NOW, SCRAM_PROOF,
 from zorya.core.errors import ProtocolViolation
 from zorya.core.identity import Database
 from zorya.core.model import Secret
-from zorya.gateway import authentication, messages, pgwire, scram
-from zorya.gateway.authentication import Authentication, Md5Proof, ScramProof
-from zorya.gateway.messages import Request
+from zorya.gateway.postgres import authentication, messages, pgwire, scram
+from zorya.gateway.postgres.authentication import Authentication, Md5Proof, ScramProof
+from zorya.gateway.postgres.messages import Request
 
 WRONG = Client(client_key=bytes(32))
 

@@ -8,6 +8,7 @@ from zorya.core import errors
 from zorya.core.model import Handoff
 from zorya.gateway import attach, refusals
 from zorya.gateway.listeners import Thinner
+from zorya.gateway.postgres import refusals as postgres_refusals
 
 INLET = Path("/run/inlet")
 TAKES = "Engines take clients' connections themselves."
@@ -52,7 +53,7 @@ def test_way_to_attach_and_its_reason(
     ],
 )
 def test_sqlstate_fits_the_error(error: errors.ZoryaError, sqlstate: str) -> None:
-    assert refusals.explain(error).sqlstate == sqlstate
+    assert postgres_refusals.of(refusals.explain(error)).sqlstate == sqlstate
 
 
 def test_client_is_told_no_path_when_the_operator_is() -> None:

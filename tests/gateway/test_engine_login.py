@@ -6,10 +6,10 @@ from gateway import hostile
 from gateway.fakes import parse_error
 from gateway.hostile import MD5_PROOF, SCRAM_PROOF, Engine
 from zorya.core.errors import EngineProblem
-from zorya.gateway import messages
-from zorya.gateway.authentication import Proof, ScramProof
-from zorya.gateway.engine_login import EngineLogin
-from zorya.gateway.messages import Request
+from zorya.gateway.postgres import messages
+from zorya.gateway.postgres.authentication import Proof, ScramProof
+from zorya.gateway.postgres.engine_login import EngineLogin
+from zorya.gateway.postgres.messages import Request
 
 OK = messages.request(Request.OK)
 SASL = messages.request(Request.SASL, b"SCRAM-SHA-256\0\0")

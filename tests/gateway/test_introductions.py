@@ -12,9 +12,9 @@ from gateway.fakes import FakeEndpoint, RunningGateway, startup
 from gateway.hostile import IDENTITIES, SCRAM_PROOF, make_role, make_verifier
 from zorya.core import errors
 from zorya.core.model import Address, Entrance, Handoff
-from zorya.gateway import connection, introductions
-from zorya.gateway.introductions import Proved, Said
-from zorya.gateway.pgwire import ENCRYPTION_GRANTED, SSL_REQUEST
+from zorya.gateway import boarding, introductions
+from zorya.gateway.postgres.introductions import Proved, Said
+from zorya.gateway.postgres.pgwire import ENCRYPTION_GRANTED, SSL_REQUEST
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -94,7 +94,7 @@ async def test_no_other_engine_may_be_tried_when_one_ends_while_it_lets_the_clie
 async def test_no_other_engine_is_tried_when_one_takes_too_long_over_letting_the_client_in(
     gateway: RunningGateway, endpoint: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "INTRODUCTION_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(boarding, "INTRODUCTION_TIMEOUT_S", 0.2)
     # As many iterations as a client insists on.
     role = make_role(make_verifier(b"right", iterations=4096))
     endpoint.identities = replace(IDENTITIES, roles={"ann": role})

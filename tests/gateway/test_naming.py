@@ -7,9 +7,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.fakes import parse_error, startup
-from zorya.gateway import naming, pgwire
-from zorya.gateway.naming import Named
-from zorya.gateway.pgwire import Refusal, Startup
+from zorya.gateway.postgres import naming, pgwire
+from zorya.gateway.postgres.naming import Named
+from zorya.gateway.postgres.pgwire import Refusal, Startup
 
 DOMAIN = "zorya.localhost"
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from gateway.fakes import GSS_REQUEST, SSL_REQUEST, cancel_request, packet, parse_error, startup
 from zorya.core.errors import ProtocolViolation
-from zorya.gateway import pgwire
-from zorya.gateway.pgwire import (
+from zorya.gateway.postgres import pgwire
+from zorya.gateway.postgres.pgwire import (
     CancelRequest,
     DirectTls,
     Event,

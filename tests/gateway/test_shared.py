@@ -19,7 +19,7 @@ from gateway.fakes import (
     startup,
 )
 from gateway.hostile import IDENTITIES
-from zorya.core.model import Access, Entrance, WakeOn
+from zorya.core.model import Access, EngineKind, Entrance, WakeOn
 from zorya.core.settings import Settings
 from zorya.gateway.attach import Way
 
@@ -48,7 +48,7 @@ async def port(gateway: RunningGateway, own_port: int, other: FakeEndpoint) -> i
     """The shared port of the two."""
     gateway.open(other)
     shared = free_port()
-    gateway.gateway.open_shared(shared)
+    gateway.gateway.open_shared(shared, EngineKind.POSTGRES)
     return shared
 
 
@@ -163,7 +163,7 @@ async def test_owner_has_its_time_however_long_it_had_to_wait_for_the_failures_o
         port = gateway.open(endpoint)
         if is_shared:
             port = free_port()
-            gateway.gateway.open_shared(port)
+            gateway.gateway.open_shared(port, EngineKind.POSTGRES)
         for _ in range(20):
             gateway.gateway.login_failed("shop", "192.0.2.9", 1, "ann")
         async with connected(port) as client:

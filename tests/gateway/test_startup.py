@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from gateway.fakes import GSS_REQUEST, SSL_REQUEST, cancel_request, eventually, startup
 from zorya.core.errors import ProtocolViolation
-from zorya.gateway import pgwire
-from zorya.gateway.startup import has_left, hear, says_more, take
+from zorya.gateway.peek import has_left, says_more, take
+from zorya.gateway.postgres import pgwire
+from zorya.gateway.postgres.startup import hear
 
 PATIENCE_S = 20.0
 

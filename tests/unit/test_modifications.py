@@ -112,7 +112,13 @@ def test_the_number_of_copies_is_left_to_the_owner(copies: int) -> None:
 @pytest.mark.parametrize("copies", [-6, 0, 2, 4, 5, 7, 60])
 def test_a_number_of_copies_that_no_volume_can_have_is_refused(copies: int) -> None:
     with pytest.raises(errors.InvalidInput, match=f"cannot have {copies} copies. Choose 1, 3 or 6 copies."):
-        modify.checked(replace(NOTHING, copies=copies))
+        modify.check_copies(copies, EngineKind.POSTGRES, most=6)
+
+
+def test_a_kind_without_copies_has_one() -> None:
+    modify.check_copies(1, EngineKind.MARIADB, most=1)
+    with pytest.raises(errors.InvalidInput, match="The volume of a MariaDB cluster has one copy, not 3."):
+        modify.check_copies(3, EngineKind.MARIADB, most=1)
 
 
 def test_conversion_there_and_back_loses_nothing() -> None:

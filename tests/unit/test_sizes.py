@@ -147,7 +147,8 @@ def test_sessions_at_work_and_maintenance_fit_into_the_memory(acu: Acu, bounds: 
     assume(memory >= 256 * MIB)
     found = amounts(sizes.following(capacity, bounds, acu))
     operations = max(128, 16 * acu.cores_of(capacity))
-    assert found["work_mem"] <= max(memory / 2 / operations, MIB)
+    # Of a byte more or less the rounding of the cores decides.
+    assert found["work_mem"] <= max(memory / 2 / operations, MIB) + 1
     maintaining = found["maintenance_work_mem"] + 3 * found["autovacuum_work_mem"]
     assert maintaining <= memory / 5
     assert amounts(sizes.at_start(bounds, acu))["shared_buffers"] <= acu.memory_of(bounds.least) / 4

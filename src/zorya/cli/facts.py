@@ -1,9 +1,8 @@
 """How a cluster is told in words."""
 
 from zorya.cli import capacity, output, wire
-from zorya.core.model import WakeOn
+from zorya.core.model import EngineKind, WakeOn
 
-_ENGINE_NAMES = {"postgres": "PostgreSQL"}
 _NUMBERS = {2: "two", 3: "three", 4: "four", 6: "six"}
 
 
@@ -118,7 +117,7 @@ def capacity_cell(cluster: wire.Cluster) -> str:
 
 def engine(cluster: wire.Cluster) -> str:
     """Answer its engine's name and version."""
-    return f"{_ENGINE_NAMES.get(cluster['engine'], cluster['engine'])} {cluster['engine_version']}"
+    return f"{EngineKind(cluster['engine']).product} {cluster['engine_version']}"
 
 
 def endpoint(endpoint: wire.Endpoint) -> str:

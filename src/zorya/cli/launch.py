@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from zorya.cli import clusters, events, output
+from zorya.cli import events, output, programs
 from zorya.cli.invocation import Invocation
 from zorya.core import errors, location
 
@@ -132,7 +132,7 @@ def announce(invocation: Invocation) -> None:
         else:
             output.say(f"Cluster {cluster['name']} is {cluster['compute']} at {url}; connect with:")
         output.say()
-        output.say(f"    {clusters.connect_command(invocation, cluster['name'])}")
+        output.say(f"    {programs.command_line(invocation, cluster['name'], cluster['engine'])}")
         output.say()
 
 

@@ -28,6 +28,8 @@ class Launch:
     folder: Path
     log: Path
     account: Account
+    is_spared: bool = False
+    """Whether the kernel is to end almost anything else before it when memory runs out."""
 
 
 class EngineProcess:
@@ -147,8 +149,8 @@ def _spawn(plan: Launch) -> subprocess.Popen[bytes]:
         )
     finally:
         os.close(log)
-    # Without it nothing of the engine goes on; its children give the protection up.
-    procfs.protect(child.pid)
+    if plan.is_spared:
+        procfs.protect(child.pid)
     return child
 
 

@@ -14,8 +14,8 @@ from zorya.control.standing import Standing
 from zorya.control.surroundings import Surroundings
 from zorya.control.waiting import WaitingRoom
 from zorya.core import errors
-from zorya.core.identity import Identities
-from zorya.core.model import Access, Compute, Entrance, Status
+from zorya.core.identity import Known
+from zorya.core.model import Access, Compute, EngineKind, Entrance, Status
 
 
 class ClusterEndpoint:
@@ -98,7 +98,7 @@ class ClusterEndpoint:
         return self.record.access
 
     @property
-    def identities(self) -> Identities | None:
+    def identities(self) -> Known | None:
         """Who may log in, as the engine that has stopped, or is being stopped, last knew; None when it is not known."""
         return self._pause.identities or self._saved.known
 
@@ -113,9 +113,14 @@ class ClusterEndpoint:
         return self._runner.speaks_direct_tls(self.record)
 
     @property
-    def engine_major(self) -> int:
+    def engine(self) -> EngineKind:
+        """What its clients speak."""
+        return self.record.engine
+
+    @property
+    def engine_major(self) -> str:
         """The major version of the engine."""
-        return int(self.record.engine_major)
+        return self.record.engine_major
 
     def login_failed(self, address: str, role: str) -> None:
         """Note a failed login, and have it told when there are many."""

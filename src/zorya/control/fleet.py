@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -14,7 +14,6 @@ from zorya.control.autoscaler import Autoscaler
 from zorya.control.catalog import Catalog
 from zorya.control.cluster import ClusterOwner
 from zorya.control.events import EventKind
-from zorya.control.installed import Installed
 from zorya.control.instance import InstanceRunner
 from zorya.control.reader import ReaderEndpoint
 from zorya.control.record import ClusterRecord
@@ -33,7 +32,7 @@ from zorya.control.view import (
 from zorya.core import errors, ids, logging
 from zorya.core.clock import Clock
 from zorya.core.home import Home
-from zorya.core.model import Access, Address, Compute, Handoff, Secret, Status
+from zorya.core.model import Access, Address, Compute, EngineKind, Handoff, Secret, Status
 from zorya.core.settings import Settings
 from zorya.metering import report
 from zorya.metering.meters import Meters
@@ -79,8 +78,7 @@ class Fleet:
         home: Home,
         catalog: Catalog,
         clock: Clock,
-        installed: Installed,
-        runner: InstanceRunner,
+        runners: Mapping[EngineKind, InstanceRunner],
         meters: Meters,
         doors: Doors,
         guard: Guard,
@@ -92,8 +90,7 @@ class Fleet:
         self._home = home
         self._catalog = catalog
         self._clock = clock
-        self._installed = installed
-        self._runner = runner
+        self._runners = runners
         self._meters = meters
         self._doors = doors
         self._attach = attach
@@ -103,9 +100,15 @@ class Fleet:
         self._tasks: asyncio.TaskGroup | None = None
         self._started = asyncio.Event()
         self._autoscaler = Autoscaler(clock=clock, read_node=self._node_acu)
-        self._surroundings = Surroundings(
-            catalog=catalog,
-            clock=clock,
+        self._surroundings = {kind: self._surround(runner, guard, login_failed) for kind, runner in runners.items()}
+
+    def _surround(
+        self, runner: InstanceRunner, guard: Guard, login_failed: Callable[[str, str, int, str], str]
+    ) -> Surroundings:
+        settings = self._settings
+        return Surroundings(
+            catalog=self._catalog,
+            clock=self._clock,
             runner=runner,
             guard=guard,
             wake_timeout_s=settings.wake_timeout_s,
@@ -117,8 +120,8 @@ class Fleet:
             rebuild_max_kib_s=int(settings.rebuild_max_mib_s * 1024) if settings.rebuild_max_mib_s else None,
             burst=settings.burst,
             capacity_hold_s=settings.capacity_hold_s,
-            meters=meters,
-            shared_ports=frozenset({settings.shared_port} - {0}),
+            meters=self._meters,
+            shared_ports=frozenset({settings.shared_port, settings.mysql_shared_port} - {0}),
             login_failed=login_failed,
             told=self._tell_followers,
         )
@@ -169,7 +172,9 @@ class Fleet:
                 sleepers.create_task(owner.put_to_sleep(), name=f"{owner.name}: put to sleep")
 
     def _new_owner(self, record: ClusterRecord, revision: int) -> ClusterOwner:
-        return ClusterOwner(record, revision=revision, surroundings=self._surroundings, autoscaler=self._autoscaler)
+        return ClusterOwner(
+            record, revision=revision, surroundings=self._surroundings[record.engine], autoscaler=self._autoscaler
+        )
 
     def _run_owner(self, owner: ClusterOwner) -> None:
         assert self._tasks is not None
@@ -231,7 +236,7 @@ class Fleet:
             await asyncio.sleep(_TIDY_EVERY_S)
             for owner in list(self._owners.values()):
                 if owner.pid is not None:
-                    await self._runner.keep_logs_bounded(owner.record)
+                    await self._runner_of(owner.record).keep_logs_bounded(owner.record)
                     await owner.measure()
 
     async def _verify_what_is_due(self) -> None:
@@ -239,6 +244,8 @@ class Fleet:
         every_h = self._settings.scrub_every_h
         while every_h is not None:
             for owner in list(self._owners.values()):
+                if not self._runner_of(owner.record).can_verify:
+                    continue
                 since_s = owner.verification_due_s
                 if since_s is not None and since_s >= every_h * 3600:
                     try:
@@ -286,7 +293,7 @@ class Fleet:
         """See facade.Clusters.credentials."""
         record = self._owner(name).record
         address = self._endpoint(record)
-        url = f"postgresql://{quote(record.username)}:{quote(record.password.value)}@{address}/{quote(record.database)}"
+        url = f"{record.engine.scheme}://{quote(record.username)}:{quote(record.password.value)}@{address}/{quote(record.database)}"
         return Credentials(
             username=record.username,
             password=record.password,
@@ -302,10 +309,13 @@ class Fleet:
         fixed = capacities.choose_fixed(
             request.mode, wanted=request.fixed_capacity, present=None, most=request.max_capacity
         )
+        runner = self._runners[request.engine]
         if request.copies is not None:
-            modify.check_copies(request.copies)
+            modify.check_copies(request.copies, request.engine, most=runner.most_copies)
+        elif self._settings.copies > runner.most_copies:
+            request = replace(request, copies=runner.most_copies)
         rules = self._rules(request)
-        installation = await self._installed.choose(request.version)
+        installation = await runner.choose(request.version)
         async with self._making:
             if name in self._owners:
                 raise errors.NameTaken(f"There is a cluster named {name} already.", hint="Choose another name.")
@@ -318,6 +328,9 @@ class Fleet:
         """See facade.Clusters.modify."""
         owner = self._owner(name)
         checked = modify.checked(request)
+        if checked.copies is not UNCHANGED:
+            engine = owner.record.engine
+            modify.check_copies(checked.copies, engine, most=self._runners[engine].most_copies)
         if checked.copies is not UNCHANGED and checked.copies != len(owner.record.volume.copies):
             await self._resize(owner, checked.copies)
         await owner.modify(checked)
@@ -396,6 +409,12 @@ class Fleet:
 
     async def verify(self, name: str) -> VerifyView:
         """See facade.Clusters.verify."""
+        engine = self._owner(name).record.engine
+        if not self._runners[engine].can_verify:
+            raise errors.InvalidInput(
+                f"{name} is a {engine.product} cluster, whose data Zorya cannot verify.",
+                hint="The engine checks the checksum of each page that it reads.",
+            )
         return await self._owner(name).verify()
 
     async def recover(self, name: str, *, accept_data_loss: bool) -> ClusterView:
@@ -537,6 +556,9 @@ class Fleet:
             )
         return owner
 
+    def _runner_of(self, record: ClusterRecord) -> InstanceRunner:
+        return self._runners[record.engine]
+
     def _endpoint(self, record: ClusterRecord) -> Address:
         host = self._settings.bind[0]
         # Every address is no address to connect to: the first that always works is this host's own.
@@ -550,8 +572,8 @@ class Fleet:
         attach, attach_reason = self._attach(owner.handoff)
         return showing.view(
             owner,
-            engine_version=self._runner.engine_version(record),
-            engine_log=str(self._runner.log_path(record)),
+            engine_version=self._runner_of(record).engine_version(record),
+            engine_log=str(self._runner_of(record).log_path(record)),
             endpoint=self._endpoint(record),
             reader_endpoint=self._reader_endpoint(record),
             attach=attach,

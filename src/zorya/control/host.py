@@ -21,7 +21,9 @@ from zorya.core.home import Home
 from zorya.core.settings import Settings
 from zorya.core.volume import ZONES
 from zorya.engines import handoff
-from zorya.engines.postgres import installations
+from zorya.engines.base import Installation
+from zorya.engines.mariadb import installations as mariadb_installations
+from zorya.engines.postgres import installations as postgres_installations
 
 _YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
 _FICLONE = 0x40049409
@@ -46,6 +48,7 @@ def examine(
         _python(),
         _postgres(settings),
         _psql(),
+        _mariadb(settings),
         _home(home),
         _account(settings),
         _space(home),
@@ -73,18 +76,39 @@ def _python() -> Finding:
 
 def _postgres(settings: Settings) -> Finding:
     try:
-        found = installations.find(settings.postgres)
+        found = postgres_installations.find(settings.postgres)
     except errors.EngineMissing as error:
         return _finding("PostgreSQL", error.message, error.hint, state=FindingState.MISSING)
     if not found:
         return _finding(
             "PostgreSQL",
-            f"None of version {installations.OLDEST_MAJOR} or newer was found.",
+            f"None of version {postgres_installations.OLDEST_MAJOR} or newer was found.",
             "Install Debian's package postgresql, or name a folder in the setting postgres.",
             state=FindingState.MISSING,
         )
+    return _finding("PostgreSQL", _listing(found))
+
+
+def _mariadb(settings: Settings) -> Finding:
+    try:
+        found = mariadb_installations.find(settings.mariadb)
+    except errors.EngineMissing as error:
+        return _finding("MariaDB", error.message, error.hint, state=FindingState.MISSING)
+    if not found:
+        # Nobody has to have both kinds.
+        return _finding(
+            "MariaDB",
+            f"None of version {mariadb_installations.OLDEST} or newer was found; MariaDB clusters need Debian's "
+            "package mariadb-server, or a folder in the setting mariadb.",
+        )
+    client = shutil.which("mariadb") or shutil.which("mysql")
+    advice = "" if client else "`zorya connect` needs Debian's package mariadb-client."
+    return _finding("MariaDB", _listing(found), advice)
+
+
+def _listing(found: Sequence[Installation]) -> str:
     listing = "; ".join(f"{one.version} in {one.folder} ({one.source})" for one in found)
-    return _finding("PostgreSQL", f"{listing}. New clusters use the first unless --version says otherwise.")
+    return f"{listing}. New clusters use the first unless --version says otherwise."
 
 
 def _psql() -> Finding:

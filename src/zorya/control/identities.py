@@ -8,8 +8,8 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from zorya.core import failpoints, files, logging
-from zorya.core.identity import Identities
+from zorya.core import failpoints, files, identity, logging
+from zorya.core.identity import Known
 
 _log = logging.get("zorya.control")
 
@@ -22,10 +22,10 @@ class SavedIdentities:
         self._path = path
         self._stamp = stamp
         self._cluster = cluster
-        self._known: Identities | None = None
+        self._known: Known | None = None
 
     @property
-    def known(self) -> Identities | None:
+    def known(self) -> Known | None:
         """Who may log in; None when that is not known, or an engine may be changing it.
 
         It is not known of data that was put in the place of the engine's, such as a backup, or that was used by hand.
@@ -46,7 +46,7 @@ class SavedIdentities:
             )
             self._path.unlink(missing_ok=True)
 
-    async def keep(self, identities: Identities) -> None:
+    async def keep(self, identities: Known) -> None:
         """Have it known until the next `forget`, for the next server too unless the disk is full."""
         self._known = known = replace(identities, stamp=self._stamp())
         try:
@@ -75,8 +75,8 @@ class SavedIdentities:
             await asyncio.to_thread(files.sync_folder, self._path.parent)
 
 
-def _read(path: Path) -> Identities | None:
+def _read(path: Path) -> Known | None:
     try:
-        return Identities.from_json(path.read_text())
+        return identity.from_json(path.read_text())
     except FileNotFoundError:
         return None

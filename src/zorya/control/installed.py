@@ -17,6 +17,11 @@ class Installed:
         self._found: Sequence[Installation] = ()
 
     @property
+    def engine(self) -> Engine:
+        """The kind of engine that they are of."""
+        return self._engine
+
+    @property
     def found(self) -> Sequence[Installation]:
         """The installations, the preferred first."""
         return self._found
@@ -28,10 +33,13 @@ class Installed:
     async def choose(self, version: str | None) -> Installation:
         """Answer the installation for a new cluster; see engines.base.choose."""
         try:
-            return base.choose(self._found, version)
+            return self._choose(version)
         except errors.EngineMissing:
             await self.refresh()
-            return base.choose(self._found, version)
+            return self._choose(version)
+
+    def _choose(self, version: str | None) -> Installation:
+        return base.choose(self._found, version, kind=self._engine.kind, oldest=self._engine.oldest)
 
     def version_of(self, major: str) -> str:
         """Answer the full version that a data folder of this major version runs on; `major` when none is there."""

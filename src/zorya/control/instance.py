@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 
 from zorya.compute import group, leftovers, logfile
@@ -30,6 +30,8 @@ from zorya.engines.base import Engine, HeldIdentities, Installation, Instance, P
 from zorya.engines.following import Following, Source
 from zorya.engines.handoff import Library
 from zorya.storage import quorum
+
+MOST_COPIES = 6
 
 ABORT_TIMEOUT_S = 5.0
 """How long an engine may take to end after its abort signal before it is killed."""
@@ -76,6 +78,20 @@ class InstanceRunner:
         self._log_keep_bytes = log_keep_bytes
         self._tls = tls
 
+    @property
+    def most_copies(self) -> int:
+        """How many copies a volume of this kind of engine may have."""
+        return MOST_COPIES if self._engine.replication is not None else 1
+
+    @property
+    def can_verify(self) -> bool:
+        """Whether data of this kind of engine can be looked at for damage."""
+        return self._engine.replication is not None
+
+    async def choose(self, version: str | None) -> Installation:
+        """Answer the installation for a new cluster; see engines.base.choose. Raises EngineMissing."""
+        return await self._installed.choose(version)
+
     def engine_version(self, record: ClusterRecord) -> str:
         """Answer the full version of the installation that the cluster runs on."""
         return self._installed.version_of(record.engine_major)
@@ -92,7 +108,9 @@ class InstanceRunner:
     @property
     def replication(self) -> Replication:
         """How copies come by their log."""
-        return self._engine.replication
+        replication = self._engine.replication
+        assert replication is not None, "a volume with several copies is of a kind that has them"
+        return replication
 
     async def installation(self, record: ClusterRecord) -> Installation:
         """Answer the installation that the cluster runs on. Raises EngineMissing."""
@@ -127,8 +145,7 @@ class InstanceRunner:
         """Whether a copy's files are where they are to be: looked at from outside, at a few of them."""
         if copy.kind is CopyKind.TAIL:
             return self.tail_path(copy).is_dir()
-        data = self.folders(record, copy).data
-        return all((data / name).exists() for name in ("PG_VERSION", "global/pg_control", "base", "pg_wal"))
+        return self._engine.has_files(self.folders(record, copy))
 
     def free_bytes(self, record: ClusterRecord, copy: Copy | None) -> int:
         """Answer how much the engines' account may still write where a full copy is; None is the primary.
@@ -153,7 +170,7 @@ class InstanceRunner:
             files.ensure_folder(log.parent, mode=0o700)
             logfile.rotate(log, max_bytes=self._log_max_bytes)
         installation = await self.installation(record)
-        argv, env = self._engine.replication.receiver(installation, source, copy=copy.name, tail=self.tail_path(copy))
+        argv, env = self.replication.receiver(installation, source, copy=copy.name, tail=self.tail_path(copy))
         return argv, env, log
 
     async def write_following(
@@ -162,7 +179,7 @@ class InstanceRunner:
         """Have a full copy that runs get its log from elsewhere from now on. Raises DiskFull, StorageProblem."""
         instance = await self.instance(record, copy=copy, source=source, collected=collected)
         await self._engine.write_configuration(instance)
-        self.reload(process)
+        await self._engine.reload(instance, process.signal)
 
     def log_path(self, record: ClusterRecord) -> Path:
         """Answer where the engine logs."""
@@ -239,7 +256,14 @@ class InstanceRunner:
             await self._engine.write_configuration(instance)
             logfile.rotate(folders.log, max_bytes=self._log_max_bytes)
         argv, env = self._engine.command(instance, port)
-        plan = Launch(argv=argv, env=env, folder=folders.data, log=folders.log, account=self._account)
+        plan = Launch(
+            argv=argv,
+            env=env,
+            folder=folders.data,
+            log=folders.log,
+            account=self._account,
+            is_spared=self._engine.spares_first,
+        )
         try:
             return self.alive(record, await EngineProcess.launch(plan), copy)
         except OSError as error:
@@ -284,7 +308,13 @@ class InstanceRunner:
         enclosed = self.enclose(record, process, copy, limits=copy is None)
         watcher = functools.partial(self._engine.watcher, folders)
         tail = LogTail(folders.log, find=self._engine.failed_logins)
-        return LiveEngine(record.name, process, enclosed, new_watcher=watcher, tail=tail, clock=self._clock)
+
+        def workers() -> Set[int]:
+            return self._engine.workers(enclosed.pids(), process.pid)
+
+        return LiveEngine(
+            record.name, process, enclosed, workers=workers, new_watcher=watcher, tail=tail, clock=self._clock
+        )
 
     def enclose(
         self, record: ClusterRecord, process: EngineProcess, copy: Copy | None, *, limits: bool
@@ -344,10 +374,11 @@ class InstanceRunner:
     async def renew_tls(self, record: ClusterRecord, process: EngineProcess) -> None:
         """Have the engine, which must be ready, use the present certificate for those who come from now on.
 
-        Raises DiskFull, StorageProblem, EngineMissing.
+        Raises DiskFull, StorageProblem, EngineMissing, NotReady, EngineProblem.
         """
-        await self._engine.write_tls(await self.instance(record))
-        process.signal(self._engine.reload_signal)
+        instance = await self.instance(record)
+        await self._engine.write_tls(instance)
+        await self._engine.reload(instance, process.signal)
 
     async def reconfigure(
         self, record: ClusterRecord, process: EngineProcess, capacity: float, *, needed: int | None = None
@@ -356,10 +387,11 @@ class InstanceRunner:
 
         `needed`: see `instance`.
 
-        Raises DiskFull, StorageProblem, EngineMissing.
+        Raises DiskFull, StorageProblem, EngineMissing, NotReady, EngineProblem.
         """
-        await self._engine.write_configuration(await self.instance(record, capacity=capacity, needed=needed))
-        self.reload(process)
+        instance = await self.instance(record, capacity=capacity, needed=needed)
+        await self._engine.write_configuration(instance)
+        await self._engine.reload(instance, process.signal)
 
     async def write_capacity(self, record: ClusterRecord, capacity: float) -> bool:
         """Write the settings that follow the capacity, to be read at a reload; answer whether they are others now.
@@ -368,9 +400,9 @@ class InstanceRunner:
         """
         return await self._engine.write_capacity(await self.instance(record, capacity=capacity))
 
-    def reload(self, process: EngineProcess) -> None:
-        """Have an engine that is ready read what was written for it."""
-        process.signal(self._engine.reload_signal)
+    async def reload(self, record: ClusterRecord, process: EngineProcess, capacity: float) -> None:
+        """Have an engine that is ready take what was written for it; see Engine.reload."""
+        await self._engine.reload(await self.instance(record, capacity=capacity), process.signal)
 
     async def storage_bytes(self, record: ClusterRecord) -> int:
         """Answer the size of the cluster's files on the disk."""
@@ -496,6 +528,7 @@ class InstanceRunner:
             library=self._library_for_start(),
             tls=self._tls(),
             following=self._following(record.volume, copy, source, collected, needed),
+            requires_tls=record.access.require_tls,
         )
 
     def _following(

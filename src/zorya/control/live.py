@@ -5,8 +5,6 @@
 
 import asyncio
 import contextlib
-import os
-import signal
 from collections.abc import Callable, Sequence, Set
 
 from zorya.compute import procfs
@@ -53,11 +51,14 @@ class LiveEngine:
         process: EngineProcess,
         group: ProcessGroup,
         *,
+        workers: Callable[[], Set[int]],
         new_watcher: Callable[[], Watcher],
         tail: LogTail,
         clock: Clock,
     ) -> None:
-        """`new_watcher` raises EngineProblem until the engine says where it listens."""
+        """`workers` answers what comes and goes with sessions, see Engine.workers. `new_watcher` raises EngineProblem
+        until the engine says where it listens.
+        """
         self.process = process
         self.group = group
         self.quiet: Quiet | None = None
@@ -76,13 +77,15 @@ class LiveEngine:
         self.freeze_problem = ""
         """What is in the way of freezing it, as a sentence; empty when nothing is, or it was not tried."""
         self._cluster = cluster
+        self._list_workers = workers
         self._new_watcher = new_watcher
         self._tail = tail
         self._clock = clock
         self._watcher: Watcher | None = None
         self._vigil: Vigil | None = None
+        self._changed: Callable[[], None] = lambda: None
         self._is_to_be_asked = False
-        self._pids: Set[int] = frozenset()
+        self._workers: Set[int] = frozenset()
         self._clients: Set[int] = frozenset()
         self._helpers: Set[int] = frozenset()
 
@@ -97,20 +100,22 @@ class LiveEngine:
         """Answer the sessions there are now. `unseen` are clients that were attached since the last look."""
         if self._vigil is not None:
             return self._vigil.sessions
-        pids = self.group.pids()
-        unknown = pids - self._helpers - self._clients - {self.process.pid}
-        return len(pids & self._clients) + min(unseen, len(unknown))
+        workers = self._list_workers()
+        unknown = workers - self._helpers - self._clients - {self.process.pid}
+        # Negative numbers stand for clients whose worker is not known yet.
+        there = sum(client < 0 or client in workers for client in self._clients)
+        return there + min(unseen, len(unknown))
 
     async def look(self, freeze_after_s: float | None) -> None:
-        """See whether processes have come or gone; ask the engine what it does where that is needed.
+        """See whether workers have come or gone; ask the engine what it does where that is needed.
 
         An engine that does not answer is looked at again later: it recovers from a crash, or its host is overloaded.
         """
         every_s = LOOK_EVERY_S if freeze_after_s is None else min(LOOK_EVERY_S, freeze_after_s)
-        pids = self.group.pids()
+        workers = self._list_workers()
         try:
-            if self.quiet is None or pids != self._pids or self._asks_anyway(freeze_after_s):
-                await self._ask(pids)
+            if self.quiet is None or workers != self._workers or self._asks_anyway(freeze_after_s):
+                await self._ask(workers)
         except errors.EngineProblem as error:
             _log.debug("the engine does not say what it does", cluster=self._cluster, error=str(error))
             every_s = LOOK_EVERY_S
@@ -133,40 +138,27 @@ class LiveEngine:
     async def count_anew(self) -> int:
         """Answer the sessions there are, counting every client that the engine was given before this was called.
 
-        The engine's first process accepts connections and makes their processes one after the other, so a connection of
-        our own that was accepted later shows that all those before it have theirs. Raises NotReady while it
+        The engine accepts connections and makes their workers one after the other, so a connection of our own that was
+        accepted later shows that all those before it have theirs. Raises NotReady while it
         recovers, and EngineProblem when it does not answer.
         """
         await self._let_watcher_go()
-        await self._ask(self.group.pids())
-        await self._ask(self.group.pids())
+        await self._ask(self._list_workers())
+        await self._ask(self._list_workers())
         return self.counted
 
     async def end_sessions(self) -> None:
-        """Ask the processes that serve clients, as the last look showed them, to end, and wait for it ENDING_S at most.
+        """Ask the sessions that the last look showed to end, and wait for it ENDING_S at most.
 
-        SIGTERM is how a process is asked to end its work in order.
+        Raises NotReady, EngineProblem.
         """
-        asked = {pid for pid in self._clients if self._ask_to_end(pid)}
+        asked = frozenset(self._clients)
+        if self._watcher is not None:
+            await self._watcher.end_sessions(asked, self._list_workers)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ENDING_S):
-                while asked & self.group.pids():  # noqa: ASYNC110 - the kernel tells of no end of another's child
+                while asked & self._list_workers():  # noqa: ASYNC110 - the kernel tells of no end of another's child
                     await asyncio.sleep(_ENDING_POLL_S)
-
-    def _ask_to_end(self, pid: int) -> bool:
-        try:
-            # Opened before it is looked at, so that what is looked at is what is signalled.
-            process = os.pidfd_open(pid)
-        except OSError:
-            return False
-        try:
-            is_there = pid in self.group.pids()
-            if is_there:
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(process, signal.SIGTERM)
-            return is_there
-        finally:
-            os.close(process)
 
     def _asks_anyway(self, freeze_after_s: float | None) -> bool:
         """Whether it is to be asked though its processes are the same: it may have come to rest, or to work.
@@ -183,12 +175,12 @@ class LiveEngine:
             return False
         return self._clock.monotonic_s() - self.quiet.seen_s >= every_s
 
-    async def _ask(self, pids: Set[int]) -> Activity:
+    async def _ask(self, workers: Set[int]) -> Activity:
         try:
             if self._watcher is None:
                 self._watcher = self._new_watcher()
             async with asyncio.timeout(ANSWER_WITHIN_S):
-                seen = await self._watcher.observe(pids, self.process.pid)
+                seen = await self._watcher.observe(workers, self.process.pid)
         except BaseException as error:
             self.quiet = None
             await self._let_watcher_go()
@@ -200,7 +192,7 @@ class LiveEngine:
         self.quiet = quiet.follow(self.quiet, seen, self._clock.monotonic_s())
         self.activity = seen
         self._is_to_be_asked = False
-        self._pids, self._clients, self._helpers = pids, seen.clients, seen.helpers
+        self._workers, self._clients, self._helpers = workers, seen.clients, seen.helpers
         return seen
 
     async def _let_watcher_go(self) -> None:
@@ -223,16 +215,13 @@ class LiveEngine:
         Unless this answers "", the engine runs and nothing of it is held.
         """
 
-        def stir(why: str) -> None:
-            self.stirred = why
-            changed()
-
+        self._changed = changed
         self.is_freezing = True
         self.stirred = ""
         try:
             if hindrance:
                 raise errors.FreezeFailed(hindrance)
-            why = await self._freeze(ports, stir)
+            why = await self._freeze(ports, self.stir)
         except errors.EngineProblem as error:
             why = self._note_failure(error)
         finally:
@@ -246,6 +235,11 @@ class LiveEngine:
         self.frozen_at_s = self._clock.monotonic_s()
         self.look_at_s = self.frozen_at_s + LISTEN_EVERY_S
         return ""
+
+    def stir(self, why: str) -> None:
+        """Have it thawed if it is frozen; `why` is a sentence."""
+        self.stirred = why
+        self._changed()
 
     def block_freeze(self, why: str) -> None:
         """Have no freeze tried for a while, for what is no doing of this engine's."""
@@ -269,7 +263,7 @@ class LiveEngine:
         pids = self.group.pids()
         vigil = await asyncio.to_thread(Vigil.take, pids, first=self.process.pid, ports=ports)
         try:
-            await self._ask(pids)
+            await self._ask(self._list_workers())
             why = self._not_at_rest_since(before)
             if why:
                 return why

@@ -7,7 +7,7 @@ from zorya.control import access, capacities
 from zorya.control.record import ClusterRecord
 from zorya.control.view import UNCHANGED, ModifyRequest, Unchanged
 from zorya.core import errors
-from zorya.core.model import Access, Mode, WakeOn
+from zorya.core.model import Access, EngineKind, Mode, WakeOn
 from zorya.storage import placement
 
 _T = TypeVar("_T")
@@ -41,15 +41,18 @@ def checked(request: ModifyRequest) -> ModifyRequest:
             capacities.check(value)
     if request.max_clients is not UNCHANGED:
         access.check_max_clients(request.max_clients)
-    if request.copies is not UNCHANGED:
-        check_copies(request.copies)
     return request if request.allow is UNCHANGED else replace(request, allow=access.parse_allow(request.allow))
 
 
-def check_copies(copies: int) -> None:
-    """Raise InvalidInput when a volume cannot have so many copies."""
-    if copies not in placement.CHOICES:
-        *some, last = map(str, placement.CHOICES)
+def check_copies(copies: int, engine: EngineKind, *, most: int) -> None:
+    """Raise InvalidInput when a volume of this kind of engine, which may have `most`, cannot have so many copies."""
+    choices = [choice for choice in placement.CHOICES if choice <= most]
+    if copies not in choices:
+        if len(choices) == 1:
+            raise errors.InvalidInput(
+                f"The volume of a {engine.product} cluster has one copy, not {copies}.", hint="Leave --copies out."
+            )
+        *some, last = map(str, choices)
         raise errors.InvalidInput(
             f"A volume cannot have {copies} copies.", hint=f"Choose {', '.join(some)} or {last} copies."
         )

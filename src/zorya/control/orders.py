@@ -256,8 +256,12 @@ class ClusterOrders(ClusterEndpoint):
 
     async def modify(self, request: ModifyRequest) -> None:
         """Change what a user may choose; see facade.Clusters.modify. The request must be a checked one."""
+        required_tls = self.record.access.require_tls
         await self._edit(lambda record: modify.apply(record, request), EventKind.MODIFIED, modify.describe)
         self._changed.set()
+        if self.record.access.require_tls != required_tls:
+            # An engine that greets its clients before the gateway has heard them is the one to see to it.
+            await self._resume.renew_tls()
         await self._autoscaler.settle()
 
     async def resize(self, copies: int, folder_of: Callable[[str], Path], reader_port: int | None) -> None:

@@ -15,7 +15,7 @@ from zorya.control.states import Cause
 from zorya.control.surroundings import Surroundings
 from zorya.control.waiting import WaitingRoom
 from zorya.core import errors, failpoints, logging
-from zorya.core.identity import Identities
+from zorya.core.identity import Known
 from zorya.engines.base import HeldIdentities
 
 _log = logging.get("zorya.control")
@@ -52,7 +52,7 @@ class Pause:
         self._held: HeldIdentities | None = None
 
     @property
-    def identities(self) -> Identities | None:
+    def identities(self) -> Known | None:
         """Who may log in once the engine has stopped, as far as it has said; nothing of it changes any more."""
         return self._held.identities if self._held is not None else None
 

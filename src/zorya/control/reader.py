@@ -5,8 +5,8 @@ import asyncio
 from zorya.control.cluster import ClusterOwner
 from zorya.core import errors
 from zorya.core.clock import Clock
-from zorya.core.identity import Identities
-from zorya.core.model import Access, Entrance
+from zorya.core.identity import Known
+from zorya.core.model import Access, EngineKind, Entrance
 
 _POLL_S = 0.02
 
@@ -91,7 +91,7 @@ class ReaderEndpoint:
         return self._owner.access
 
     @property
-    def identities(self) -> Identities | None:
+    def identities(self) -> Known | None:
         """See Endpoint.identities."""
         return self._owner.identities
 
@@ -110,7 +110,12 @@ class ReaderEndpoint:
         return self._owner.has_process(pid)
 
     @property
-    def engine_major(self) -> int:
+    def engine(self) -> EngineKind:
+        """See Endpoint.engine."""
+        return self._owner.engine
+
+    @property
+    def engine_major(self) -> str:
         """See Endpoint.engine_major."""
         return self._owner.engine_major
 

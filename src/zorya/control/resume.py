@@ -175,10 +175,13 @@ class Resume:
     async def renew_tls(self) -> None:
         """Give the engine, if there is one, the present certificate: at once, or as soon as it is ready.
 
-        A frozen one takes it when it thaws, which the signal causes soon. Raises StorageProblem, EngineMissing.
+        A frozen one is thawed for it. Raises StorageProblem, EngineMissing, EngineProblem.
         """
         live = self._seat.live
-        if live is not None and self._seat.phase is Process.READY:
+        if live is not None and self._standing.record.compute is Compute.FROZEN:
+            self._reload = True
+            live.stir("Its certificate has been renewed.")
+        elif live is not None and self._seat.phase is Process.READY:
             await self._runner.renew_tls(self._standing.record, live.process)
             await self._copies.renew_tls()
         elif self._standing.record.compute is Compute.RESUMING:

@@ -234,6 +234,8 @@ class Sizing:
             waiting=activity.waiting if activity else 0,
             blocks_hit=activity.blocks_hit if activity else None,
             blocks_read=activity.blocks_read if activity else None,
+            cache_bytes=activity.cache_bytes if activity else 0,
+            blocks_missed=activity.blocks_missed if activity else 0,
         )
 
     def _keep_wish(self) -> None:
@@ -360,18 +362,19 @@ class Sizing:
         """Have the engine's settings follow. Where they cannot, it goes on with those that it has."""
         try:
             is_new = await self._around.runner.write_capacity(self._standing.record, capacity)
+            if is_new or self._unconfigured:
+                await self._reload(live, capacity)
         except errors.ZoryaError as error:
             if not self._unconfigured:
                 _log.warning("the engine's settings do not follow", cluster=self._standing.name, error=str(error))
             self._unconfigured = True
             self._blocked_until_s = self._clock.monotonic_s() + RETRY_S
-            return
-        if not (is_new or self._unconfigured):
-            return
+
+    async def _reload(self, live: LiveEngine, capacity: float) -> None:
         # A signal to a frozen engine would thaw it, and none is to come in the way of its freezing or its stop.
         is_fit = self._seat.live is live and self._standing.record.compute is Compute.RUNNING and not live.is_freezing
         if is_fit and live.process.alive:
-            self._around.runner.reload(live.process)
+            await self._around.runner.reload(self._standing.record, live.process, capacity)
         self._unconfigured = not is_fit
 
     def _note_change(self, before: float, after: float, took_s: float) -> None:

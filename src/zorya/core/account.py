@@ -78,7 +78,7 @@ def _make(name: str) -> None:
     if os.geteuid() != 0:
         raise errors.HostProblem(
             f"User id {os.geteuid()} has no entry in the user database.",
-            hint="PostgreSQL needs one; add it to /etc/passwd.",
+            hint="Engines need one; add it to /etc/passwd.",
         )
     tool = shutil.which("useradd", path="/usr/sbin:/sbin:/usr/bin:/bin")
     if tool is None:

@@ -1,14 +1,16 @@
-"""Who may log in to a cluster whose engine does not run: what it knew of its roles and databases when it stopped.
+"""Who may log in to a cluster whose engine does not run: what it knew when it stopped.
 
-The terms are PostgreSQL's (manual, "pg_authid", "pg_database"). Names that are not UTF-8 stand as surrogate escapes.
+`Identities` are those of a PostgreSQL cluster, in PostgreSQL's terms (manual, "pg_authid", "pg_database"). Names that
+are not UTF-8 stand as surrogate escapes. Those of MariaDB are in `accounts`.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
+from zorya.core.accounts import Accounts
 from zorya.core.model import Secret
 
 
@@ -39,6 +41,8 @@ class Database:
 class Identities:
     """Everything that decides, but for privileges, whether a client gets a session."""
 
+    kind: ClassVar[str] = "postgres"
+
     roles: Mapping[str, Role]
     databases: Mapping[str, Database]
     mock_nonce: bytes
@@ -51,6 +55,7 @@ class Identities:
         """Write everything, verifiers included."""
         return json.dumps(
             {
+                "kind": self.kind,
                 "roles": {
                     name: {
                         "verifier": role.verifier.value if role.verifier else None,
@@ -74,15 +79,30 @@ class Identities:
         )
 
     @classmethod
-    def from_json(cls, text: str) -> "Identities":
-        """Read what `to_json` wrote. Raises ValueError, KeyError or TypeError for anything else."""
-        values: dict[str, Any] = json.loads(text)
+    def from_values(cls, values: dict[str, Any]) -> "Identities":
+        """Read what `to_json` wrote, but for the kind. Raises ValueError, KeyError or TypeError for anything else."""
         return cls(
             roles={name: _role(role) for name, role in values["roles"].items()},
             databases={name: Database(**database) for name, database in values["databases"].items()},
             mock_nonce=bytes.fromhex(values["mock_nonce"]),
             stamp=str(values["stamp"]),
         )
+
+
+Known = Identities | Accounts
+"""What is known of one cluster, by the kind of its engine."""
+
+
+def from_json(text: str) -> Known:
+    """Read what `to_json` of either wrote. Raises ValueError, KeyError or TypeError for anything else."""
+    values: dict[str, Any] = json.loads(text)
+    # What was written before there were two kinds says none.
+    kind = values.pop("kind", Identities.kind)
+    if kind == Accounts.kind:
+        return Accounts.from_values(values)
+    if kind == Identities.kind:
+        return Identities.from_values(values)
+    raise ValueError(kind)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +112,7 @@ class FailedLogin:
     address: str
     """The client's IP address, as the engine's socket has it: a relayed client's is Zorya's own."""
     port: int
-    """The client's TCP port."""
+    """The client's TCP port; 0 where the engine does not tell."""
     role: str
     """Who it wanted to be; there may be no such role."""
 

@@ -9,6 +9,17 @@ class EngineKind(StrEnum):
     """The database engines that Zorya can run."""
 
     POSTGRES = "postgres"
+    MARIADB = "mariadb"
+
+    @property
+    def product(self) -> str:
+        """The name as its makers write it."""
+        return {EngineKind.POSTGRES: "PostgreSQL", EngineKind.MARIADB: "MariaDB"}[self]
+
+    @property
+    def scheme(self) -> str:
+        """That of its clients' URLs."""
+        return {EngineKind.POSTGRES: "postgresql", EngineKind.MARIADB: "mysql"}[self]
 
 
 class Mode(StrEnum):

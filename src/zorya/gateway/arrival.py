@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Protocol
 
 from zorya.core.settings import Settings
-from zorya.gateway import handoff, introductions, pgwire, relay, tls
+from zorya.gateway import handoff, relay, tls
 from zorya.gateway.directory import Endpoint
 from zorya.gateway.handshakes import Handshakes
 from zorya.gateway.throttle import Throttle
@@ -62,6 +62,16 @@ class Destination:
     """Held while a client is on its way to the engine."""
 
 
+class Directory(Protocol):
+    """All clusters of one kind of engine that can be reached."""
+
+    def named(self, cluster: str) -> Destination | None:
+        """Answer the cluster of this name."""
+
+    def owning(self, pid: int) -> Destination | None:
+        """Answer the cluster that runs this process."""
+
+
 @dataclass(kw_only=True, slots=True, eq=False)
 class Arrival:
     """One accepted connection and what it came to."""
@@ -97,13 +107,3 @@ class Arrival:
     def has_said_enough(self) -> None:
         """It is one of those no more that dawdle. May be repeated."""
         self.house.handshakes.end(self.task)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Start:
-    """How far a client's start has come."""
-
-    heard: pgwire.Startup | pgwire.SslRequest | pgwire.DirectTls
-    """What it wants first; within the gateway's TLS always a Startup."""
-    taken: introductions.Said | None
-    """What of it was read, and answered; None while all of it can still be read by an engine."""

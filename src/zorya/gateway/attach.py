@@ -24,17 +24,16 @@ class Choice:
     """A sentence for the operator; `show` prints it as `attach_reason`."""
 
 
-def decide(handoff: Handoff, *, relay_only: bool, failure: str = "", is_encrypted: bool = False) -> Choice:
+def decide(handoff: Handoff, *, relay_only: bool, failure: str = "", only_relay: str = "") -> Choice:
     """Choose the way for one connection.
 
     `relay_only` is what the setting `attach` says; `failure` is why an attempt to hand this client over failed, empty
-    before there was one; `is_encrypted` says that the gateway does the client's TLS, which only the gateway can go on
-    with.
+    before there was one; `only_relay` says why only the gateway can go on with this client, empty where that is not so.
     """
     if relay_only:
         return Choice(way=Way.RELAY, reason="The setting attach says so.")
-    if is_encrypted:
-        return Choice(way=Way.RELAY, reason="Zorya does the TLS of this client: it woke the cluster, or named it late.")
+    if only_relay:
+        return Choice(way=Way.RELAY, reason=only_relay)
     if handoff.inlet is None:
         return Choice(way=Way.RELAY, reason=handoff.reason)
     if failure:

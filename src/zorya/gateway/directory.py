@@ -2,8 +2,8 @@
 
 from typing import Protocol
 
-from zorya.core.identity import Identities
-from zorya.core.model import Access, Entrance
+from zorya.core.identity import Known
+from zorya.core.model import Access, EngineKind, Entrance
 
 
 class Endpoint(Protocol):
@@ -49,7 +49,7 @@ class Endpoint(Protocol):
         """Who may come, and how."""
 
     @property
-    def identities(self) -> Identities | None:
+    def identities(self) -> Known | None:
         """Who may log in while the engine is stopped or stopping; None when that is not known and the engine must say.
 
         They are those of an engine that is up no more: ask only when it neither is up nor starts.
@@ -67,7 +67,11 @@ class Endpoint(Protocol):
         """Whether this is one of the engine's processes. Never wakes, never blocks."""
 
     @property
-    def engine_major(self) -> int:
+    def engine(self) -> EngineKind:
+        """What its clients speak."""
+
+    @property
+    def engine_major(self) -> str:
         """The major version of the engine, whether or not it runs."""
 
     @property

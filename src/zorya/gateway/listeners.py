@@ -5,17 +5,22 @@ import contextlib
 import functools
 import socket
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
 from zorya.core import logging
+from zorya.core.model import EngineKind
 from zorya.core.settings import Settings
-from zorya.gateway import connection, handoff, relay, shared, sockets
-from zorya.gateway.arrival import Arrival, Destination, House, ServerIdentity
+from zorya.gateway import handoff, relay, sockets
+from zorya.gateway.arrival import Arrival, Destination, Directory, House, ServerIdentity
 from zorya.gateway.directory import Endpoint
 from zorya.gateway.handshakes import Handshakes
+from zorya.gateway.mariadb import connection as mariadb_connection
+from zorya.gateway.mariadb import shared as mariadb_shared
+from zorya.gateway.postgres import connection as postgres_connection
+from zorya.gateway.postgres import shared as postgres_shared
 from zorya.gateway.throttle import Throttle
 
 ACCEPTS_PER_TURN = 64
@@ -33,6 +38,21 @@ WARNING_INTERVAL_S = 60.0
 
 COUNT_EVERY_S = 0.25
 """How often the clients of all clusters are counted at most; those that come in between are added."""
+
+Serve = Callable[[Arrival, Destination], Coroutine[None, None, None]]
+ServeShared = Callable[[Arrival, Directory], Coroutine[None, None, None]]
+
+SERVE: Mapping[EngineKind, Serve] = {
+    EngineKind.POSTGRES: postgres_connection.serve,
+    EngineKind.MARIADB: mariadb_connection.serve,
+}
+"""What serves a connection at a cluster's own port, by what its clients speak."""
+
+SERVE_SHARED: Mapping[EngineKind, ServeShared] = {
+    EngineKind.POSTGRES: postgres_shared.serve,
+    EngineKind.MARIADB: mariadb_shared.serve,
+}
+"""The same at a port that the clusters of one kind share."""
 
 log = logging.get("zorya.gateway")
 
@@ -70,8 +90,10 @@ class _Door:
     """An open port."""
 
     port: int
+    kind: EngineKind
+    """What is spoken here."""
     destination: Destination | None
-    """None for the shared port."""
+    """None for a shared port."""
     listeners: list[socket.socket]
     resumptions: dict[socket.socket, asyncio.TimerHandle] = field(default_factory=dict)
     """For each listening socket that pauses, what ends the pause."""
@@ -117,16 +139,16 @@ class Gateway:
         and then nothing is open.
         """
         destination = Destination(endpoint=endpoint, handing_over=asyncio.Semaphore(HANDED_OVER_AT_ONCE))
-        self._open(port, destination)
+        self._open(port, endpoint.engine, destination)
         self._names[port] = endpoint.name
 
-    def open_shared(self, port: int) -> None:
-        """Listen for clients that say which cluster they want. As `open`."""
-        self._open(port, None)
+    def open_shared(self, port: int, kind: EngineKind) -> None:
+        """Listen for clients that say which cluster of this kind they want. As `open`."""
+        self._open(port, kind, None)
 
-    def _open(self, port: int, destination: Destination | None) -> None:
+    def _open(self, port: int, kind: EngineKind, destination: Destination | None) -> None:
         listeners = self._claim(port) or sockets.open_listeners(self._settings.bind, port)
-        door = _Door(port=port, destination=destination, listeners=listeners)
+        door = _Door(port=port, kind=kind, destination=destination, listeners=listeners)
         self._doors[port] = door
         self._keep.keep(port, listeners)
         if self._group is not None:
@@ -287,9 +309,9 @@ class Gateway:
             until_s=asyncio.get_running_loop().time() + self._settings.startup_timeout_s,
         )
         if door.destination is not None:
-            conversation = connection.serve(arrival, door.destination)
+            conversation = SERVE[door.kind](arrival, door.destination)
         else:
-            conversation = shared.serve(arrival, self)
+            conversation = SERVE_SHARED[door.kind](arrival, _OfKind(self, door.kind))
         arrival.task = task = self._group.create_task(conversation, name=f"client of port {door.port}")
         self._house.handshakes.begin(task, asyncio.get_running_loop().time())
         self._arrivals.add(arrival)
@@ -304,22 +326,30 @@ class Gateway:
     def _is_full(self) -> bool:
         now_s = asyncio.get_running_loop().time()
         if now_s - self._counted_s > COUNT_EVERY_S:
-            self._counted = sum(one.endpoint.sessions for one in self._destinations())
+            self._counted = sum(one.endpoint.sessions for one in self.destinations())
             self._counted_s = now_s
         if self._counted >= self._settings.max_clients:
             return True
         self._counted += 1
         return False
 
-    # What the shared port asks; see gateway.shared.Directory.
+    def destinations(self) -> Iterator[Destination]:
+        """Answer the clusters that can be reached."""
+        return (door.destination for door in self._doors.values() if door.destination is not None)
+
+
+class _OfKind:
+    """The clusters of one kind. Implements `arrival.Directory`."""
+
+    def __init__(self, gateway: Gateway, kind: EngineKind) -> None:
+        self._gateway = gateway
+        self._kind = kind
 
     def named(self, cluster: str) -> Destination | None:
-        """Answer the cluster of this name."""
         return next((one for one in self._destinations() if one.endpoint.name == cluster), None)
 
     def owning(self, pid: int) -> Destination | None:
-        """Answer the cluster that runs this process."""
         return next((one for one in self._destinations() if one.endpoint.has_process(pid)), None)
 
     def _destinations(self) -> Iterator[Destination]:
-        return (door.destination for door in self._doors.values() if door.destination is not None)
+        return (one for one in self._gateway.destinations() if one.endpoint.engine is self._kind)

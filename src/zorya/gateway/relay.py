@@ -1,6 +1,6 @@
 """The relay: carries bytes between clients and their engines, both ways, until both are done.
 
-A client's side may be TLS; the engine's never is. A chunk is kept only while its receiver cannot take it.
+Either side may be TLS. A chunk is kept only while its receiver cannot take it.
 
 All sessions share one epoll set, which the event loop watches as a single descriptor. The loop's own readers would not
 do: uvloop calls one a last time when a connection is lost and then forgets it, so that an engine's last words would
@@ -58,8 +58,8 @@ class Relay:
         not read stops the reading of the other. Raises nothing for what happens to either connection. Closes neither:
         the caller does, also on cancellation, and with that a side still open learns that the other is gone.
 
-        A client that speaks TLS (a `tls.TlsSocket`) gets close_notify when the engine has
-        ended. What it sends after that is read and dropped, so that nothing keeps the engine's last words from it.
+        A side that speaks TLS (a `tls.TlsSocket`) gets close_notify when the other has ended. What it sends after that
+        is read and dropped, so that nothing keeps the other's last words from it.
         """
         with self._pair(client, engine) as (from_client, from_engine):
             await from_engine.ended
@@ -67,8 +67,7 @@ class Relay:
 
     @contextlib.contextmanager
     def _pair(self, client: socket.socket, engine: socket.socket) -> Iterator[tuple["_Side", "_Side"]]:
-        left = _TlsSide(client, self._epoll) if isinstance(client, tls.TlsSocket) else _Side(client, self._epoll)
-        right = _Side(engine, self._epoll)
+        left, right = self._side(client), self._side(engine)
         left.peer, right.peer = right, left
         self._sides |= {left.fd: left, right.fd: right}
         try:
@@ -80,6 +79,9 @@ class Relay:
                 side.end()
                 side.want(0)
                 del self._sides[side.fd]
+
+    def _side(self, sock: socket.socket) -> "_Side":
+        return _TlsSide(sock, self._epoll) if isinstance(sock, tls.TlsSocket) else _Side(sock, self._epoll)
 
     def _carry_what_is_ready(self) -> None:
         sides = self._sides
@@ -205,7 +207,7 @@ class _Side:
 
 
 class _TlsSide(_Side):
-    """A client's socket with TLS."""
+    """A socket with TLS."""
 
     _socket: tls.TlsSocket
 
@@ -249,7 +251,7 @@ class _TlsSide(_Side):
             self.read()
 
     def finish(self) -> None:
-        """Send close_notify as soon as there is room for it, and from then on read only to see the client's end."""
+        """Send close_notify as soon as there is room for it, and from then on read only to see the other's end."""
         self._is_finishing, self._reading_awaits = True, select.EPOLLIN
         try:
             self._socket.close_notify()

@@ -1,4 +1,4 @@
-"""TLS on clients' connections: the handshake, and reading and writing that serve plain connections as well.
+"""TLS on connections: the handshake with clients and engines, and reading and writing that serve plain ones as well.
 
 All sockets are non-blocking. What is held of a connection is bounded: CHUNK_BYTES each way, and a record.
 """
@@ -33,20 +33,20 @@ _Wait = Callable[[socket.socket], Coroutine[Any, Any, None]]
 
 
 class TlsSocket(socket.socket):
-    """A client's connection with TLS. It blocks as a plain socket does, by raising BlockingIOError.
+    """A connection with TLS. It blocks as a plain socket does, by raising BlockingIOError.
 
     OpenSSL is handed what has come, a little at a time, and never the descriptor. Left to itself it reads on as long as
     records come that are not data, such as KeyUpdate: one client that sends nothing else would hold up all others.
     """
 
-    def __init__(self, client: socket.socket, context: ssl.SSLContext) -> None:
-        """Share the client's descriptor, until one of the two is detached from it."""
-        super().__init__(client.family, client.type, client.proto, client.fileno())
+    def __init__(self, plain: socket.socket, context: ssl.SSLContext, *, server_side: bool = True) -> None:
+        """Share the connection's descriptor, until one of the two is detached from it."""
+        super().__init__(plain.family, plain.type, plain.proto, plain.fileno())
         self.settimeout(0)
         self.has_more = True
         """Whether something may be read that the kernel does not have any more."""
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
         self._unsent = memoryview(b"")
         self._covered = 0
         """How much of the caller's data is in what is unsent."""
@@ -56,6 +56,10 @@ class TlsSocket(socket.socket):
         self._is_agreed = False
         self._is_ending = False
         self._is_over = False
+        if not server_side:
+            # A client speaks first: its hello is unsent from here on.
+            with contextlib.suppress(ssl.SSLWantReadError):
+                self._tls.do_handshake()
 
     def version(self) -> str | None:
         """Answer the version of TLS, in OpenSSL's words."""
@@ -197,7 +201,18 @@ async def accept(client: socket.socket, context: ssl.SSLContext) -> TlsSocket:
     Raises ConnectionAbortedError, with the reason, for everything that a client may do wrong: no TLS, a version or a
     cipher that is not served, leaving. OpenSSL's alert is sent then, so there is nothing more to tell.
     """
-    secured = TlsSocket(client, context)
+    return await _agree(client, TlsSocket(client, context))
+
+
+async def connect(engine: socket.socket, context: ssl.SSLContext) -> TlsSocket:
+    """Begin TLS with an engine, as its client; see `accept`. Raises ConnectionAbortedError, with the reason.
+
+    No name is sent or compared: the context has to say whom it trusts.
+    """
+    return await _agree(engine, TlsSocket(engine, context, server_side=False))
+
+
+async def _agree(plain: socket.socket, secured: TlsSocket) -> TlsSocket:
     try:
         await _until_done(secured, secured.do_handshake, sockets.readable)
     except OSError as error:
@@ -206,7 +221,7 @@ async def accept(client: socket.socket, context: ssl.SSLContext) -> TlsSocket:
     except BaseException:
         secured.detach()
         raise
-    client.detach()
+    plain.detach()
     return secured
 
 

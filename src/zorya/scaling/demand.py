@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from mmap import PAGESIZE
 
 BLOCK_BYTES = 8192
-"""What an engine reads at once, and counts: PostgreSQL's block."""
+"""What `Reading` counts by: PostgreSQL's block, half a page of MariaDB's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +39,10 @@ class Reading:
     """Blocks that were found in the engine's own cache. Only rises, until the engine's statistics are reset."""
     blocks_read: int | None
     """Blocks that it asked the kernel for."""
+    cache_bytes: int = 0
+    """Of its own memory, what is cache that follows its capacity. It is no part of what it cannot do without."""
+    blocks_missed: int = 0
+    """Of the blocks read, those for which that cache had to let another one go. Only rises."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,9 +59,12 @@ class Demand:
     unreclaimable_bytes: int
     warm_bytes: int
     read_bytes_s: float
-    """What it asked the kernel to read, in bytes a second, from page cache or disk; 0 where unknown."""
+    """What it asked the cache that follows its capacity for, in bytes a second; 0 where unknown.
+
+    That is the kernel's page cache, or one of its own.
+    """
     refault_bytes_s: float
-    """Of that, what had been in memory and was taken away; 0 where unknown."""
+    """Of that, what was not there because there was no room for it; 0 where unknown."""
     hit_ratio: float | None
     """Of the blocks that it needed, the part that its own cache had, 0 to 1; None where it needed none."""
     sessions: int
@@ -75,15 +82,18 @@ def between(before: Reading, after: Reading) -> Demand:
     """
     span_s = after.at_s - before.at_s
     hit, missed = _rise(before.blocks_hit, after.blocks_hit), _rise(before.blocks_read, after.blocks_read)
+    # Who has a cache of its own that follows the capacity asks for blocks there, and the kernel for those that are not.
+    asked = hit + missed if after.cache_bytes else missed
+    evicted = _rise(before.blocks_missed, after.blocks_missed) * BLOCK_BYTES
     return Demand(
         cores=_rate(_rise(before.cpu_s, after.cpu_s), span_s),
         throttled=min(_rate(_rise(before.throttled_s, after.throttled_s), span_s), 1.0),
         waiting_cores=_rate(_rise(before.waited_s, after.waited_s), span_s),
         memory_bytes=after.memory_bytes,
-        unreclaimable_bytes=after.unreclaimable_bytes,
-        warm_bytes=after.warm_bytes,
-        read_bytes_s=_rate(missed * BLOCK_BYTES, span_s),
-        refault_bytes_s=_rate(_rise(before.refaults, after.refaults) * PAGESIZE, span_s),
+        unreclaimable_bytes=max(after.unreclaimable_bytes - after.cache_bytes, 0),
+        warm_bytes=after.warm_bytes + after.cache_bytes,
+        read_bytes_s=_rate(asked * BLOCK_BYTES, span_s),
+        refault_bytes_s=_rate(_rise(before.refaults, after.refaults) * PAGESIZE + evicted, span_s),
         hit_ratio=hit / (hit + missed) if hit + missed else None,
         sessions=after.sessions,
         at_work=after.at_work,

@@ -52,6 +52,8 @@ class ServerIdentity:
     """SHA-256 of the certificate as `openssl x509 -fingerprint -sha256` prints it."""
     not_before: datetime
     not_after: datetime
+    root: str
+    """PEM: the last certificate of the chain, its root or what leads to that."""
     names: tuple[str, ...]
     """DNS names and IP addresses for which the certificate is good."""
     source: str
@@ -87,6 +89,7 @@ def build(
         fingerprint=fingerprint(leaf),
         not_before=leaf.not_valid_before_utc,
         not_after=leaf.not_valid_after_utc,
+        root=chain[-1].public_bytes(serialization.Encoding.PEM).decode(),
         names=names_of(leaf),
         source=source,
     )

@@ -4,7 +4,11 @@
 one that the view does not list.
 """
 
-from collections.abc import Iterable
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -122,9 +126,9 @@ class Watcher:
         self._connection: psycopg.AsyncConnection | None = None
         self._blocks = BlockCount()
 
-    async def observe(self, pids: Iterable[int], first: int) -> Activity:
-        """See engines.base.Watcher.observe."""
-        known = frozenset(pids) - {first}
+    async def observe(self, workers: Set[int], first: int) -> Activity:
+        """See engines.base.Watcher.observe. The workers are processes."""
+        known = frozenset(workers) - {first}
         answer = await self._ask()
         newcomers = {pid for pid in known.difference(answer.listed) if not _is_helper(pid)}
         for database, needed, hit in answer.blocks:
@@ -142,6 +146,12 @@ class Watcher:
             log_position=answer.log_position,
             log_flushed=answer.log_flushed,
         )
+
+    async def end_sessions(self, clients: Set[int], workers: Callable[[], Set[int]]) -> None:
+        """See engines.base.Watcher.end_sessions. SIGTERM is how a process is asked to end its work in order."""
+        for pid in clients:
+            _ask_to_end(pid, workers)
+        await asyncio.sleep(0)
 
     async def _ask(self) -> _Answer:
         try:
@@ -164,6 +174,20 @@ class Watcher:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
+
+
+def _ask_to_end(pid: int, workers: Callable[[], Set[int]]) -> None:
+    try:
+        # Opened before it is looked at, so that what is looked at is what is signalled.
+        process = os.pidfd_open(pid)
+    except OSError:
+        return
+    try:
+        if pid in workers():
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(process, signal.SIGTERM)
+    finally:
+        os.close(process)
 
 
 def _busy(answer: _Answer, newcomers: int) -> str:

@@ -23,6 +23,9 @@ from zorya.engines.postgres import configuration, control_file, identities, veri
 _TEMPLATE_FORM = 2
 """Rises when templates are made differently, so that older ones are not used."""
 
+NEEDED = ("PG_VERSION", "global/pg_control", "base", "pg_wal")
+"""What there is in every data folder."""
+
 # Before PostgreSQL 16 whoever may create roles may also grant these, and with them every file and program that the
 # engine's account can reach. A role that is not there cannot be granted; superusers do not need it.
 _HOST_ROLES = ("pg_read_server_files", "pg_write_server_files", "pg_execute_server_program")
@@ -145,7 +148,7 @@ def _write_identities(instance: Instance, data: Path, verifier: Secret) -> None:
 def check(instance: Instance) -> None:
     """Raise DataDamaged when the data folder is visibly damaged or of another version; see Engine.check_data."""
     data = instance.folders.data
-    for needed in ("PG_VERSION", "global/pg_control", "base", "pg_wal"):
+    for needed in NEEDED:
         if not (data / needed).exists():
             raise damaged(instance, f"{data / needed} is missing")
     version = (data / "PG_VERSION").read_text(errors="replace").strip()

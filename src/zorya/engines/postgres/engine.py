@@ -4,7 +4,7 @@ import dataclasses
 import re
 import shutil
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 
 from zorya.core import commands, errors, files
@@ -47,8 +47,9 @@ class Postgres:
     # Server shutdown modes, PostgreSQL manual chapter 18.5: fast, immediate.
     stop_signal = signal.SIGINT
     abort_signal = signal.SIGQUIT
-    # Manual chapter 20.1.2: the first process passes it on to the others.
-    reload_signal = signal.SIGHUP
+    # Its children give the protection up (_ENDED_RATHER_THAN_THE_FIRST).
+    spares_first = True
+    oldest = str(installations.OLDEST_MAJOR)
 
     def __init__(
         self,
@@ -100,6 +101,10 @@ class Postgres:
             return False
         return True
 
+    def workers(self, pids: Set[int], first: int) -> Set[int]:  # noqa: ARG002
+        """See Engine.workers: each session has a process of its own."""
+        return pids
+
     def speaks_tls(self, installation: Installation) -> bool:
         """See Engine.speaks_tls."""
         return installation.speaks_tls
@@ -111,6 +116,10 @@ class Postgres:
     def new_verifier(self, password: Secret) -> Secret:
         """See Engine.new_verifier."""
         return verifiers.new(password)
+
+    def has_files(self, folders: ClusterFolders) -> bool:
+        """See Engine.has_files."""
+        return all((folders.data / name).exists() for name in data_folder.NEEDED)
 
     async def build(self, instance: Instance, verifier: Secret) -> None:
         """See Engine.build."""
@@ -171,6 +180,10 @@ class Postgres:
         if instance.tls is not None and (conf / configuration.KEY_FILE).exists():
             with files.disk_errors("Writing the engine's certificate", conf):
                 certificate.write(conf, instance.tls, instance.account)
+
+    async def reload(self, instance: Instance, tell: Callable[[signal.Signals], None]) -> None:  # noqa: ARG002
+        """See Engine.reload. The first process passes it on to the others (manual chapter 20.1.2)."""
+        tell(signal.SIGHUP)
 
     def command(self, instance: Instance, port: int) -> tuple[Sequence[str], Mapping[str, str]]:
         """See Engine.command."""

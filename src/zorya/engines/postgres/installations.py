@@ -54,6 +54,7 @@ def read(folder: Path, source: str) -> Installation | None:
     return Installation(
         kind=EngineKind.POSTGRES,
         version=version,
+        major=version.partition(".")[0],
         folder=folder,
         source=source,
         is_fallback=source == WHEEL,

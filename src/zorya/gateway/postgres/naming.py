@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from zorya.core import errors, ids
-from zorya.gateway import pgwire
+from zorya.gateway.postgres import pgwire
 
 SETTING = "zorya.cluster"
 

@@ -16,7 +16,7 @@ import secrets
 from dataclasses import dataclass, field
 
 from zorya.core import errors
-from zorya.gateway.pgwire import Refusal, Sqlstate
+from zorya.gateway.postgres.pgwire import Refusal, Sqlstate
 
 KEY_BYTES = 32
 MOCK_ITERATIONS = 4096

@@ -1,33 +1,26 @@
-"""What a client says first, looked at without being taken, so that whoever serves the client can still read it."""
+"""What a client has sent, looked at without being taken, so that whoever serves the client can still read it."""
 
 import asyncio
 import contextlib
 import select
 import socket
 
-from zorya.gateway import client_hello, pgwire, sockets
+from zorya.gateway import client_hello, sockets
 
-
-async def hear(client: socket.socket, timeout_s: float) -> pgwire.Event | None:
-    """Answer the first thing that the client says, once it is whole; all of it is left unread.
-
-    Only a request for GSSAPI encryption is taken, and refused: what follows counts as the first. None stands for a
-    client that left, or that took longer than `timeout_s` and deserves no more attention: PostgreSQL says nothing to
-    those either. Raises ProtocolViolation.
-    """
-    with contextlib.suppress(OSError):  # TimeoutError is one
-        async with asyncio.timeout(timeout_s):
-            return await _converse(client)
-    return None
+MAX_WATCHED_BYTES = 16 * 1024
+"""How much a client may have sent unread while it is still watched whether it leaves."""
 
 
 async def hear_hello(client: socket.socket, timeout_s: float) -> client_hello.ClientHello | None:
-    """Answer the client's first TLS message, left unread. None as for `hear`. Raises ProtocolViolation."""
+    """Answer the client's first TLS message, left unread.
+
+    None stands for a client that left, or that took longer than `timeout_s`. Raises ProtocolViolation.
+    """
     framer = client_hello.ClientHelloFramer()
     seen = 0
     with contextlib.suppress(OSError):
         async with asyncio.timeout(timeout_s):
-            while len(data := await _peek(client, seen, client_hello.MAX_HELLO_BYTES)) > seen:
+            while len(data := await look_further(client, seen, client_hello.MAX_HELLO_BYTES)) > seen:
                 hello = framer.receive(data[seen:])
                 if hello is not None:
                     return hello
@@ -52,35 +45,17 @@ def says_more(client: socket.socket, than: int) -> bool:
 async def has_left(client: socket.socket) -> None:
     """Return when the client has closed its connection, whatever it has sent before that nobody has read.
 
-    One that has sent MAX_PACKET_BYTES, or as many small pieces as the kernel has room for, is not watched any longer.
+    One that has sent MAX_WATCHED_BYTES, or as many small pieces as the kernel has room for, is not watched any longer.
     """
     seen = 0
     with contextlib.suppress(OSError):
-        while seen < pgwire.MAX_PACKET_BYTES and len(data := await _peek(client, seen)) > seen:
+        while seen < MAX_WATCHED_BYTES and len(data := await look_further(client, seen, MAX_WATCHED_BYTES)) > seen:
             seen = len(data)
         if not _has_ended(client):
             await asyncio.get_running_loop().create_future()
 
 
-async def _converse(client: socket.socket) -> pgwire.Event | None:
-    loop = asyncio.get_running_loop()
-    framer = pgwire.StartupFramer()
-    seen = 0
-    while True:
-        data = await _peek(client, seen)
-        if len(data) <= seen:
-            return None
-        framer.receive(data[seen:])
-        seen = len(data)
-        while event := framer.next_event():
-            if not isinstance(event, pgwire.GssRequest):
-                return event
-            take(client, pgwire.ENCRYPTION_REQUEST_BYTES)
-            seen -= pgwire.ENCRYPTION_REQUEST_BYTES
-            await loop.sock_sendall(client, pgwire.ENCRYPTION_REFUSED)
-
-
-async def _peek(client: socket.socket, seen: int, limit: int = pgwire.MAX_PACKET_BYTES) -> bytes:
+async def look_further(client: socket.socket, seen: int, limit: int) -> bytes:
     """Answer all that is unread as soon as it is more than `seen` bytes, or as the client has closed. Raises OSError.
 
     No more than `limit` are looked at; `seen` must be less. What is answered is not more than `seen` bytes

@@ -19,9 +19,9 @@ from zorya.core import errors
 from zorya.core.identity import Identities, Role
 from zorya.core.model import Secret
 from zorya.engines.postgres import configuration
-from zorya.gateway import messages, pgwire, scram
-from zorya.gateway.messages import Request
-from zorya.gateway.pgwire import Refusal, Sqlstate, negotiate
+from zorya.gateway.postgres import messages, pgwire, scram
+from zorya.gateway.postgres.messages import Request
+from zorya.gateway.postgres.pgwire import Refusal, Sqlstate, negotiate
 
 __all__ = ["Authentication", "Md5Proof", "Proof", "ScramProof", "md5_response", "negotiate"]
 

@@ -5,21 +5,12 @@ The name in a TLS hello is looked at while the hello stays unread, so that the e
 names no cluster there has to be heard to the startup packet, so the gateway does the TLS, and the session is relayed.
 """
 
-from typing import Protocol
-
-from zorya.gateway import connection, naming, pgwire, refusals, startup
-from zorya.gateway.arrival import Arrival, Destination, Start
-from zorya.gateway.introductions import Said
-
-
-class Directory(Protocol):
-    """All clusters that can be reached."""
-
-    def named(self, cluster: str) -> Destination | None:
-        """Answer the cluster of this name."""
-
-    def owning(self, pid: int) -> Destination | None:
-        """Answer the cluster that runs this process."""
+from zorya.gateway import peek, refusals
+from zorya.gateway.arrival import Arrival, Directory
+from zorya.gateway.postgres import connection, naming, pgwire, startup
+from zorya.gateway.postgres import refusals as own_refusals
+from zorya.gateway.postgres.introductions import Said
+from zorya.gateway.postgres.startup import Start
 
 
 async def serve(arrival: Arrival, directory: Directory) -> None:
@@ -41,7 +32,7 @@ async def _serve(arrival: Arrival, directory: Directory) -> None:
 
 
 async def _receive_hello(arrival: Arrival, directory: Directory, start: Start) -> None:
-    hello = await startup.hear_hello(arrival.client, arrival.remaining_s)
+    hello = await peek.hear_hello(arrival.client, arrival.remaining_s)
     if hello is None:
         return
     name = naming.by_server_name(hello.server_name, arrival.house.settings.domain)
@@ -61,7 +52,9 @@ async def _receive_startup(
     """Serve a client that has sent its startup packet. `behind` is what was read after it; None if all is unread."""
     named = naming.by_startup(wanted)
     if named is None:
-        refusal = refusals.no_cluster_named(arrival.house.settings.domain)
+        domain = arrival.house.settings.domain
+        hint = f"Connect with TLS to CLUSTER.{domain}, or with options='-c zorya.cluster=CLUSTER'."
+        refusal = own_refusals.of(refusals.no_cluster_named(hint))
         await connection.refuse(arrival, None, Start(heard=wanted, taken=None), refusal)
         return
     if isinstance(named, pgwire.Refusal):
@@ -71,7 +64,7 @@ async def _receive_startup(
     if behind is not None:
         taken = Said(data=named.startup.raw + behind)
     elif named.startup.raw != wanted.raw:
-        startup.take(arrival.client, len(wanted.raw))
+        peek.take(arrival.client, len(wanted.raw))
         taken = Said(data=named.startup.raw)
     await _receive(arrival, directory, named.cluster, Start(heard=named.startup, taken=taken))
 

@@ -5,9 +5,9 @@ had its own exchange with the gateway, so it hears nothing of this one, and ever
 """
 
 from zorya.core import errors
-from zorya.gateway import messages, scram
-from zorya.gateway.authentication import Proof, ScramProof, md5_response
-from zorya.gateway.messages import HEADER_BYTES, Request
+from zorya.gateway.postgres import messages, scram
+from zorya.gateway.postgres.authentication import Proof, ScramProof, md5_response
+from zorya.gateway.postgres.messages import HEADER_BYTES, Request
 
 MAX_REQUEST_BYTES = 2000
 """The longest request for authentication that is read: the bound of libpq's PQconnectPoll."""

@@ -1,0 +1,1 @@
+"""MariaDB's side of the gateway: its protocol, proving who a client is, the life of a connection."""
