@@ -15,7 +15,8 @@ from typing import LiteralString
 
 import psycopg
 
-from bench.stage import Stage, ZoryaServer, copy_folder, first_row, free_port
+from bench.sessions import first_row
+from bench.stage import Stage, ZoryaServer, copy_folder, free_port
 from bench.ways import Engine
 from zorya.core import commands
 from zorya.core.volume import ZONES

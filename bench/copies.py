@@ -20,7 +20,8 @@ import psycopg
 
 from bench import by_hand, load, report, ways
 from bench.load import Workload
-from bench.stage import MOST_ACU, Stage, ZoryaServer, copy_folder, first_row
+from bench.sessions import first_row
+from bench.stage import MOST_ACU, Stage, ZoryaServer, copy_folder
 from bench.ways import Engine, Way
 from zorya.compute import procfs
 from zorya.core.volume import CopyKind, CopyState

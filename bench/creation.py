@@ -5,7 +5,8 @@ import subprocess
 import time
 
 from bench import report
-from bench.stage import Stage, first_row, with_parameters
+from bench.sessions import first_row
+from bench.stage import Stage, with_parameters
 
 
 def measure(stage: Stage, *, rounds: int = 7) -> list[report.Comparison]:

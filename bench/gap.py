@@ -6,7 +6,8 @@ import time
 import psycopg
 
 from bench import report
-from bench.stage import Stage, first_row
+from bench.sessions import first_row
+from bench.stage import Stage
 
 
 def measure(stage: Stage, *, rounds: int = 20) -> list[report.Comparison]:

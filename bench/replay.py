@@ -17,7 +17,8 @@ import numpy as np
 
 from bench import drive, models, play, report, traces
 from bench.memory import leave_page_cache
-from bench.stage import Stage, ZoryaServer, first_row
+from bench.sessions import first_row
+from bench.stage import Stage, ZoryaServer
 from bench.traces import GIB, Trace
 from zorya.control.events import EventKind
 from zorya.core.capacity import Bounds

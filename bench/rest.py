@@ -9,7 +9,8 @@ from pathlib import Path
 import psycopg
 
 from bench import report
-from bench.stage import Stage, first_row
+from bench.sessions import first_row
+from bench.stage import Stage
 from zorya.compute import procfs
 
 SETTLE_S = 70

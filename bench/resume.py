@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from typing import Literal
 
 from bench import report, ways
-from bench.stage import Stage, first_row
+from bench.sessions import first_row
+from bench.stage import Stage
 
 TITLE = "Stopped to first row"
 

@@ -9,7 +9,8 @@ import psycopg
 
 from bench import report
 from bench.rest import processor_ns
-from bench.stage import Stage, ZoryaServer, first_row
+from bench.sessions import first_row
+from bench.stage import Stage, ZoryaServer
 
 BUSY = 10
 """Clusters under light load."""

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import changes, report
-from bench.stage import MOST_ACU, Stage, ZoryaServer, first_row
+from bench.sessions import first_row
+from bench.stage import MOST_ACU, Stage, ZoryaServer
 from zorya.compute import cgroups, limits
 
 LEAST_ACU = 0.5

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +24,16 @@ from urllib.parse import quote, urlencode
 
 import psycopg
 
+from bench import mariadb
+from bench.sessions import Session, first_row
 from zorya.cli.client import Api, Refused
 from zorya.core import account, commands
 from zorya.core.account import Account
 from zorya.core.home import ClusterFolders, Home
+from zorya.core.model import EngineKind
 from zorya.core.volume import Copy, CopyKind
+from zorya.engines.base import Installation
+from zorya.engines.mariadb import installations as mariadb_installations
 from zorya.engines.postgres import configuration, installations, lockfile
 
 RECLAIM_AFTER_S = 2
@@ -47,9 +52,10 @@ it. With the default, a quarter, that would be a single one, and the cap would b
 class ZoryaServer:
     """A real server; its command line is used as a user would. Its clusters stay awake unless a benchmark asks."""
 
-    def __init__(self, home: Path, **settings: str) -> None:
-        """Start it with these settings."""
+    def __init__(self, home: Path, engine: EngineKind = EngineKind.POSTGRES, **settings: str) -> None:
+        """Start it with these settings; its clusters are of this kind, "main" as well."""
         self.home = home
+        self.engine = engine
         self.api = Api(home)
         first = random.randrange(20000, 32000, 100)
         self.shared_port = free_port()
@@ -70,6 +76,10 @@ class ZoryaServer:
             **{f"ZORYA_{name.upper()}": value for name, value in given.items()},
         }
         self.up()
+        if engine is not EngineKind.POSTGRES:
+            # The first cluster of a home is always PostgreSQL.
+            self.cli("delete", "main", "--yes")
+            self.create("main")
 
     def up(self) -> None:
         """Start the server's process; returns when it is up."""
@@ -83,6 +93,10 @@ class ZoryaServer:
         if done.returncode:
             raise RuntimeError(f"zorya {' '.join(args)}: {done.stderr}")
         return done.stdout
+
+    def create(self, name: str, *options: str) -> str:
+        """Make a cluster and answer what the command says."""
+        return self.cli("create", name, "--engine", self.engine, *options)
 
     @property
     def pid(self) -> int:
@@ -110,6 +124,8 @@ class ZoryaServer:
 
     def engine_port(self, name: str) -> int:
         """Answer the port at which a cluster's engine itself listens."""
+        if self.engine is EngineKind.MARIADB:
+            return mariadb.engine_port(self.url(name))
         found = lockfile.parse((self.folders(name).data / lockfile.NAME).read_text())
         if found is None or found.port is None:
             raise RuntimeError(f"the engine of {name} is not up")
@@ -159,36 +175,46 @@ class ZoryaServer:
 
 
 class BareEngine:
-    """PostgreSQL as Zorya configures it, started by hand: the baseline. Its data and certificate are a cluster's."""
+    """The engine as Zorya configures it, started by hand: the baseline. Its data and certificate are a cluster's."""
 
-    def __init__(self, *, program: Path, folder: Path, user: Account) -> None:
+    def __init__(self, *, installation: Installation, folder: Path, user: Account) -> None:
         self.port = free_port()
         self._user = user
         self._log = folder / "bare.log"
         self.sockets = folder / "bare-run"
         self.sockets.mkdir(mode=0o700)
         os.chown(self.sockets, user.uid, user.gid)
-        self.data = folder / "bare-data"
-        self.certificate = folder / "bare-conf" / configuration.CERTIFICATE_FILE
-        self.key = folder / "bare-conf" / configuration.KEY_FILE
-        self._argv = [
-            str(program),
-            "-D",
-            str(self.data),
-            "-c",
-            f"config_file={folder / 'bare-conf' / 'postgresql.conf'}",
-            "-c",
-            f"hba_file={folder / 'bare-conf' / 'pg_hba.conf'}",
-            "-c",
-            f"unix_socket_directories={self.sockets}",
-            "-c",
-            f"ssl_cert_file={self.certificate}",
-            "-c",
-            f"ssl_key_file={self.key}",
-            "-p",
-            str(self.port),
-        ]
+        self._root = folder / "bare"
+        self._root.mkdir(mode=0o711)
+        self.data = self._root / "data"
+        # Both kinds' files have these names.
+        self.certificate = self._root / "conf" / configuration.CERTIFICATE_FILE
+        self.key = self._root / "conf" / configuration.KEY_FILE
         self._process: subprocess.Popen[bytes] | None = None
+        self._stop_signal, self._argv = signal.SIGINT, self._postgres(installation)
+        if installation.kind is EngineKind.MARIADB:
+            self._stop_signal = signal.SIGTERM
+            self._argv = mariadb.bare_command(installation, self._root, self.port)
+
+    def _postgres(self, installation: Installation) -> Sequence[str]:
+        conf = self._root / "conf"
+        settings = {
+            "config_file": conf / configuration.SETTINGS_FILE,
+            "hba_file": conf / configuration.ACCESS_FILE,
+            "unix_socket_directories": self.sockets,
+            "ssl_cert_file": self.certificate,
+            "ssl_key_file": self.key,
+        }
+        argv = [str(installation.program("postgres")), "-D", str(self.data), "-p", str(self.port)]
+        return [*argv, *(part for name, value in settings.items() for part in ("-c", f"{name}={value}"))]
+
+    def take(self, original: ClusterFolders, kind: EngineKind) -> None:
+        """Take a copy of a cluster, whose engine does not run."""
+        copy_folder(original.data, self.data)
+        copy_folder(original.conf, self._root / "conf")
+        if kind is EngineKind.MARIADB:
+            places = {original.root: self._root, original.socket: self.sockets}
+            mariadb.adopt(self._root, places, self._user)
 
     def start(self) -> None:
         """Start the engine; returns before it is ready."""
@@ -213,7 +239,7 @@ class BareEngine:
     def stop(self) -> None:
         """Stop it cleanly."""
         if self._process is not None:
-            self._process.send_signal(signal.SIGINT)
+            self._process.send_signal(self._stop_signal)
             self._process.wait()
             self._process = None
 
@@ -226,7 +252,17 @@ class Stage:
     bare: BareEngine
     folder: Path
     user: Account
-    program_folder: Path
+    installation: Installation
+
+    @property
+    def engine(self) -> EngineKind:
+        """The kind of all engines here."""
+        return self.installation.kind
+
+    @property
+    def program_folder(self) -> Path:
+        """Where PostgreSQL's programs are."""
+        return self.installation.folder / "bin"
 
     def bare_url(self, **parameters: str) -> str:
         """Answer the bare twin's URL; its role has the cluster's own password."""
@@ -246,7 +282,10 @@ class Stage:
         return done.stdout
 
     def make_tables(self, scale: int, url: str) -> None:
-        """Make pgbench's tables. No autovacuum disturbs them: whoever changes them vacuums."""
+        """Make pgbench's tables, or sysbench's. No autovacuum disturbs them: whoever changes them vacuums."""
+        if self.engine is EngineKind.MARIADB:
+            mariadb.make_tables(scale, url)
+            return
         self.pgbench("--initialize", "--quiet", f"--scale={scale}", url=url)
         with psycopg.connect(url, autocommit=True) as connection:
             for table in PGBENCH_TABLES:
@@ -254,25 +293,27 @@ class Stage:
 
 
 @contextmanager
-def stage(*, scale: int = 0) -> Iterator[Stage]:
-    """Set everything up, with pgbench's tables of this scale where it is above 0; take it down afterwards."""
+def stage(*, engine: EngineKind = EngineKind.POSTGRES, scale: int = 0) -> Iterator[Stage]:
+    """Set everything up for this kind of engine, with tables of this scale where it is above 0; take it down afterwards.
+
+    The tables are pgbench's, or sysbench's for MariaDB.
+    """
     folder = Path(tempfile.mkdtemp(prefix="zb-", dir="/tmp"))
     folder.chmod(0o711)
     server: ZoryaServer | None = None
     bare: BareEngine | None = None
     try:
-        server = ZoryaServer(folder / "home")
-        program_folder = installations.find(None)[0].folder / "bin"
+        server = ZoryaServer(folder / "home", engine)
+        find = mariadb_installations.find if engine is EngineKind.MARIADB else installations.find
+        installation = find(None)[0]
         user = account.ensure("zorya")
         first_row(server.url("main"))
-        main = server.folders("main")
-        bare = BareEngine(program=program_folder / "postgres", folder=folder, user=user)
-        made = Stage(server=server, bare=bare, folder=folder, user=user, program_folder=program_folder)
+        bare = BareEngine(installation=installation, folder=folder, user=user)
+        made = Stage(server=server, bare=bare, folder=folder, user=user, installation=installation)
         if scale:
             made.make_tables(scale, server.url("main"))
         server.pause("main")
-        copy_folder(main.data, folder / "bare-data")
-        copy_folder(main.conf, folder / "bare-conf")
+        bare.take(server.folders("main"), engine)
         yield made
     finally:
         if bare is not None:
@@ -290,13 +331,17 @@ def relay_server(stage: Stage) -> Iterator[ZoryaServer]:
     would ask clients for the password that it had before.
     """
     home = stage.folder / "relay"
-    server = ZoryaServer(home, attach="relay")
+    server = ZoryaServer(home, stage.engine, attach="relay")
     try:
+        # A cluster that has run has everything that is no data.
+        first_row(server.url("main"))
         for one in (stage.server, server):
             one.pause("main")
-        data = server.folders("main").data
-        shutil.rmtree(data)
-        copy_folder(stage.server.folders("main").data, data)
+        original, own = stage.server.folders("main"), server.folders("main")
+        shutil.rmtree(own.data)
+        copy_folder(original.data, own.data)
+        if stage.engine is EngineKind.MARIADB:
+            mariadb.adopt(own.root, {original.root: own.root}, stage.user)
         server.api.resume("main")
         yield server
     finally:
@@ -368,20 +413,6 @@ def administer(sockets: Path, port: int, *statements: str) -> None:
     ) as connection:
         for statement in statements:
             connection.execute(statement)
-
-
-def first_row(url: str, *, within_s: float = 30) -> None:
-    """Connect until a row comes back, as a client does that is in a hurry."""
-    deadline = time.monotonic() + within_s
-    while True:
-        try:
-            with psycopg.connect(url, autocommit=True) as connection:
-                connection.execute("SELECT 1").fetchone()
-                return
-        except psycopg.OperationalError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.001)
 
 
 def free_port() -> int:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import psycopg
 
 from bench import report
-from bench.stage import Stage, first_row
+from bench.sessions import first_row
+from bench.stage import Stage
 
 FREEZE_AFTER = "0.05"
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import psycopg
 
-from bench.stage import PGBENCH_TABLES, Stage, ZoryaServer, administer, first_row, relay_server
+from bench.sessions import first_row
+from bench.stage import PGBENCH_TABLES, Stage, ZoryaServer, administer, relay_server
 
 CONTROL = "direct, Zorya's engine"
 PGBOUNCER = "PgBouncer, session mode"

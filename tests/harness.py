@@ -211,7 +211,8 @@ class Server:
         """Connect to a MariaDB cluster, run one statement, answer its rows, disconnect."""
         with self.mysql(name, **options) as connection, connection.cursor() as cursor:
             cursor.execute(sql)
-            return cursor.fetchall()
+            rows: Sequence[Any] = cursor.fetchall()
+            return rows
 
     def psql(self, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run psql; never raises."""

@@ -1,0 +1,107 @@
+"""Clients that arrive while their MariaDB cluster is being paused: none ever fails."""
+
+import random
+import threading
+from collections.abc import Sequence
+
+import pymysql
+import pytest
+
+from e2e.mariadb.clients import WaitingClient, run, start_with_shop
+from harness import Server
+from waiting import wait_until
+
+CLUSTERS = 3
+VISITS = 8
+
+
+@pytest.mark.parametrize(
+    ("step", "then"),
+    [("begun", ["0146"]), ("checkpointed", ["0146"]), ("signalled", ["0145", "0147", "0148"])],
+    ids=str,
+)
+def test_client_is_served_when_it_arrives_at_a_step_of_the_pause(
+    stopped_server: Server, step: str, then: Sequence[str]
+) -> None:
+    server = stopped_server
+    release = server.home.parent / "release"
+    server.env |= {"ZORYA_FAILPOINT_RELEASE": str(release), "ZORYA_PAUSE_AFTER": "1"}
+    start_with_shop(server, ZORYA_FAILPOINTS=f"pause.{step}=pause")
+    server.mysql_query("CREATE TABLE t AS SELECT 7 AS n")
+    wait_until(release.with_suffix(".reached").exists, "the pause is under way")
+    # A pause before this one may have been given up: the first client's session can take its time to end.
+    before = server.besides_scaling("shop")
+    assert before[-1] == "0144"
+    # It stays until the events are read, or it would be paused again.
+    with WaitingClient(server, "SELECT n, SLEEP(0.5) FROM t") as client:
+        wait_until(lambda: server.show("shop")["sessions"] == 1, "the client is held")
+        release.touch()
+        assert client.error() == ""
+    assert server.besides_scaling("shop")[len(before) :][: len(then)] == then
+
+
+def test_pause_by_hand_gives_way_when_a_client_comes(stopped_server: Server) -> None:
+    server = stopped_server
+    release = server.home.parent / "release"
+    start_with_shop(server, ZORYA_FAILPOINTS="pause.checkpointed=pause", ZORYA_FAILPOINT_RELEASE=str(release))
+    server.run("resume", "shop")
+    refused: list[str] = []
+    pausing = threading.Thread(target=lambda: refused.append(server.cli("pause", "shop").stderr))
+    pausing.start()
+    wait_until(release.with_suffix(".reached").exists, "the pause is under way")
+    with server.mysql() as session:
+        release.touch()
+        pausing.join(30)
+        run(session, "CREATE TABLE t (n int)")
+    assert "1 open session" in refused[0]
+    assert server.show("shop")["compute"] == "running"
+
+
+class Visitor(threading.Thread):
+    """Somebody who comes and goes around the moment at which a cluster pauses, and notes every error."""
+
+    def __init__(self, server: Server, name: str, seed: int) -> None:
+        super().__init__()
+        self.server = server
+        self.name_of_cluster = name
+        self.choice = random.Random(seed)
+        self.served = 0
+        self.errors: list[str] = []
+
+    def run(self) -> None:
+        """Visit again and again; what lies between two visits is the load, not a wait for anything."""
+        for _ in range(VISITS):
+            # Two of three visits fall around the moment of the pause: 1 s after it is seen, which takes 0.5 s at most,
+            # that the last session has ended.
+            near = self.choice.random() < 0.66
+            threading.Event().wait(self.choice.uniform(0.98, 1.7) if near else self.choice.uniform(0, 1.0))
+            for _ in range(self.choice.randint(1, 3)):
+                self.visit()
+
+    def visit(self) -> None:
+        """Connect, use the database, leave."""
+        try:
+            with self.server.mysql(self.name_of_cluster, connect_timeout=60) as session:
+                run(session, "UPDATE visits SET n = n + 1")
+            self.served += 1
+        except pymysql.err.MySQLError as error:
+            self.errors.append(repr(error))
+
+
+def test_no_client_ever_fails_when_clients_come_and_go_around_the_moment_of_the_pause(server: Server) -> None:
+    seed = random.randrange(2**32)
+    names = [f"c{number}" for number in range(CLUSTERS)]
+    for name in names:
+        server.api.create({"name": name, "engine": "mariadb", "pause_after": "1"})
+        server.mysql_query("CREATE TABLE visits AS SELECT 0 AS n", name)
+    visitors = [Visitor(server, name, seed + number) for number, name in enumerate(names)]
+    for visitor in visitors:
+        visitor.start()
+    for visitor in visitors:
+        visitor.join(110)
+    failed = [error for visitor in visitors for error in visitor.errors]
+    assert not failed, f"seed {seed}: {failed}"
+    events = [event for name in names for event in server.events(name)]
+    assert events.count("0145") >= CLUSTERS, f"seed {seed}: hardly anything was paused"
+    for name, visitor in zip(names, visitors, strict=True):
+        assert server.mysql_query("SELECT n FROM visits", name) == ((visitor.served,),), f"seed {seed}"
