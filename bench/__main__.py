@@ -1,4 +1,7 @@
-"""`python -m bench [--quick] [NAME ...]`: the named benchmarks, or all of them."""
+"""`python -m bench [--quick] [NAME ...]`: the named benchmarks, or all of them.
+
+Those of clusters of one copy are there for MariaDB as well: `mariadb` stands for all of them, `mariadb.wake` for one.
+"""
 
 import argparse
 import os
@@ -6,7 +9,8 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 
 from bench import (
@@ -31,6 +35,7 @@ from bench import (
 from bench.load import SCALE
 from bench.report import Comparison
 from bench.stage import Stage, stage
+from zorya.core.model import EngineKind
 
 _BENCHMARKS: dict[str, Callable[..., list[Comparison]]] = {
     "resume": resume.measure,
@@ -54,6 +59,9 @@ _WITHOUT_STAGE: dict[str, Callable[..., list[Comparison]]] = {
     "simulate_volume": simulate_volume.run,
 }
 """Those that need no server and no client, but the folder for what was measured."""
+
+_MARIADB = "mariadb"
+_FOR_MARIADB = ("resume", "throughput", "creation", "wake", "hammer", "rest", "memory", "gap")
 
 _WITH_TABLES = {"throughput", "tls", "handshakes"}
 
@@ -80,7 +88,8 @@ _QUICK = {
 
 def main() -> None:
     """Run the named benchmarks, those that need it on one stage."""
-    every = [*_WITHOUT_STAGE, *_BENCHMARKS]
+    of_mariadb = [f"{_MARIADB}.{name}" for name in _FOR_MARIADB]
+    every = [*_WITHOUT_STAGE, *_BENCHMARKS, _MARIADB, *of_mariadb]
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*every, []], metavar="|".join(every))
     parser.add_argument("--quick", action="store_true", help="only see that they work")
@@ -95,14 +104,26 @@ def main() -> None:
     try:
         for name in _WITHOUT_STAGE.keys() & names:
             done += _measure(name, _WITHOUT_STAGE[name], given.results, quick=given.quick)
-        staged = [name for name in names if name in _BENCHMARKS]
-        if staged:
-            with stage(scale=SCALE if _WITH_TABLES.intersection(staged) else 0) as made:
-                for name in staged:
-                    done += _measure(name, _BENCHMARKS[name], made, quick=given.quick)
+        _on_stage(EngineKind.POSTGRES, [name for name in _BENCHMARKS if name in names], done, quick=given.quick)
+        for_mariadb = [name for name in _FOR_MARIADB if {_MARIADB, f"{_MARIADB}.{name}"}.intersection(names)]
+        _on_stage(EngineKind.MARIADB, for_mariadb, done, quick=given.quick)
     finally:
         if done:
             results.write(done, host, given.results)
+
+
+def _on_stage(engine: EngineKind, names: Collection[str], done: list[Comparison], *, quick: bool) -> None:
+    """Measure on one stage, and add to `done` what was measured as soon as it is."""
+    if not names:
+        return
+    with stage(engine=engine, scale=SCALE if _WITH_TABLES.intersection(names) else 0) as made:
+        for name in names:
+            measured = _measure(name, _BENCHMARKS[name], made, quick=quick)
+            done += measured if engine is EngineKind.POSTGRES else map(_of_mariadb, measured)
+
+
+def _of_mariadb(one: Comparison) -> Comparison:
+    return replace(one, title=f"{EngineKind.MARIADB.product}: {one.title}", figure=f"{_MARIADB}-{one.figure}")
 
 
 def _measure(

@@ -3,10 +3,8 @@
 import threading
 import time
 
-import psycopg
-
 from bench import report
-from bench.sessions import first_row
+from bench.sessions import Session, first_row
 from bench.stage import Stage
 
 
@@ -17,11 +15,11 @@ def measure(stage: Stage, *, rounds: int = 20) -> list[report.Comparison]:
     started as soon as the old one is gone.
     """
     server = stage.server
-    server.cli("create", "survivor", "--freeze-after", "0.1", "--pause-after", "never")
+    server.create("survivor", "--freeze-after", "0.1", "--pause-after", "never")
     url = server.url("survivor")
     frozen, orphaned, starts, newcomers = [], [], [], []
     try:
-        with psycopg.connect(url, autocommit=True) as session:
+        with Session(url) as session:
             for _ in range(rounds):
                 server.await_frozen("survivor")
                 frozen.append(_select(session))
@@ -72,7 +70,7 @@ def _restart(stage: Stage, url: str) -> tuple[float, float]:
     return took, waited[0]
 
 
-def _select(session: psycopg.Connection) -> float:
+def _select(session: Session) -> float:
     began = time.perf_counter()
-    session.execute("SELECT 1").fetchone()
+    session.value("SELECT 1")
     return (time.perf_counter() - began) * 1000

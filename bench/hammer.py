@@ -8,9 +8,8 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-import psycopg
-
 from bench import report
+from bench.sessions import FAILURES, Session
 from bench.stage import Stage
 
 FREEZE_AFTER = "0.01"
@@ -39,19 +38,19 @@ class _Client(threading.Thread):
         """Ask until the time is over."""
         choice = random.Random(self.seed)
         try:
-            with psycopg.connect(self.url, autocommit=True) as connection:
+            with Session(self.url) as session:
                 while time.monotonic() < self.until_s:
                     time.sleep(choice.uniform(0, LONGEST_PAUSE_S))
-                    self._ask(connection, choice.randrange(2**31))
-        except (psycopg.Error, RuntimeError) as error:
+                    self._ask(session, choice.randrange(2**31))
+        except (*FAILURES, RuntimeError) as error:
             self.problem = repr(error)
 
-    def _ask(self, connection: psycopg.Connection, number: int) -> None:
+    def _ask(self, session: Session, number: int) -> None:
         began = time.perf_counter()
-        row = connection.execute("SELECT %s::int", [number]).fetchone()
+        answer = session.value(f"SELECT {number}")
         self.took_ms.append((time.perf_counter() - began) * 1000)
-        if row != (number,):
-            raise RuntimeError(f"asked for {number}, got {row}")
+        if answer != number:
+            raise RuntimeError(f"asked for {number}, got {answer}")
 
 
 def measure(stage: Stage, *, seconds: int = 90) -> list[report.Comparison]:
@@ -59,7 +58,7 @@ def measure(stage: Stage, *, seconds: int = 90) -> list[report.Comparison]:
     names = [f"{kind}{number}" for kind in ("steady", "restless") for number in range(PAIRS)]
     for name in names:
         freeze_after = "never" if name.startswith("steady") else FREEZE_AFTER
-        stage.server.cli("create", name, "--freeze-after", freeze_after, "--pause-after", "never")
+        stage.server.create(name, "--freeze-after", freeze_after, "--pause-after", "never")
     urls = {name: stage.server.url(name) for name in names}
     until_s = time.monotonic() + seconds
     clients = {name: _Client(url=urls[name], seed=int(name[-1]), until_s=until_s) for name in names}

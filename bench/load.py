@@ -1,16 +1,17 @@
-"""What pgbench does over several ways to engines, in turns, and how that is shown."""
+"""What pgbench, or sysbench, does over several ways to engines, in turns, and how that is shown."""
 
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench import report, ways
+from bench import mariadb, report, ways
 from bench.stage import Stage
 from bench.ways import Way
+from zorya.core.model import EngineKind
 
 SCALE = 10
-"""Of pgbench's tables."""
+"""Of pgbench's tables, or sysbench's."""
 
 SELECTS = ("--select-only", "--protocol=prepared")
 CONNECTIONS = ("--select-only", "--connect")
@@ -18,7 +19,7 @@ CONNECTIONS = ("--select-only", "--connect")
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What pgbench does."""
+    """What pgbench does, or sysbench, whose test is the first of the options."""
 
     name: str
     options: Sequence[str]
@@ -33,7 +34,7 @@ class Workload:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One run of pgbench."""
+    """One run."""
 
     rate: float
     median_us: float
@@ -69,7 +70,7 @@ def show(
     """Print rates and times as ratios to the first way's. The aim is for the rates."""
     parts: list[tuple[str, str, Callable[[Measured], float]]] = [("throughput", "tps", lambda one: one.rate)]
     if workload.reconnects:
-        # What pgbench writes down for each transaction leaves the connection's time out.
+        # What is written down for each transaction may leave the connection's time out.
         parts.append(("mean time", "us", lambda one: clients / one.rate * 1e6))
     else:
         parts.append(("median latency", "us", lambda one: one.median_us))
@@ -89,6 +90,36 @@ def show(
 
 
 def _run(stage: Stage, workload: Workload, clients: int, way: Way) -> Measured:
+    run = _run_sysbench if stage.engine is EngineKind.MARIADB else _run_pgbench
+    return run(stage, workload, clients, way)
+
+
+def _run_sysbench(stage: Stage, workload: Workload, clients: int, way: Way) -> Measured:  # noqa: ARG001
+    test, *options = workload.options
+    output = mariadb.sysbench(
+        test,
+        "run",
+        *options,
+        *(f"--threads={clients}", f"--time={workload.seconds}", "--histogram=on"),
+        f"--table-size={SCALE * mariadb.ROWS_A_SCALE}",
+        url=way.url,
+    )
+    rate, counts = mariadb.histogram(output)
+    return Measured(rate=rate, median_us=_percentile_us(counts, 50), p99_us=_percentile_us(counts, 99))
+
+
+def _percentile_us(counts: Sequence[tuple[float, int]], percent: float) -> float:
+    """Answer the shortest time, of `counts` in milliseconds, that at least `percent` of all do not exceed."""
+    wanted = sum(count for _, count in counts) * percent / 100
+    passed = 0
+    for time_ms, count in counts:
+        passed += count
+        if passed >= wanted:
+            return time_ms * 1000
+    raise RuntimeError("sysbench has counted no transaction; the table may be missing")
+
+
+def _run_pgbench(stage: Stage, workload: Workload, clients: int, way: Way) -> Measured:
     logs = stage.folder / "pgbench"
     logs.mkdir()
     # A thread of pgbench waits while it connects, so that each client needs its own where that is what is measured.

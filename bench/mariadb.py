@@ -1,4 +1,4 @@
-"""What benchmarks do with MariaDB in another way than with PostgreSQL: start it bare, load it, see how one came to it."""
+"""What benchmarks do with MariaDB otherwise than with PostgreSQL: start it bare, load it, see how one came to it."""
 
 import os
 import re
@@ -53,10 +53,11 @@ def adopt(root: Path, places: Mapping[Path, Path], user: Account) -> None:
             os.chown(folder, user.uid, user.gid)
 
 
-def engine_port(url: str) -> int:
-    """Answer the port at which the engine behind an endpoint listens itself."""
-    with Session(url) as session:
-        return int(session.value("SELECT IF(@@extra_port, @@extra_port, @@port)"))
+def engine_port(pid: int) -> int:
+    """Answer the port at which Zorya's server with this process number listens itself."""
+    words = (_PROC / str(pid) / "cmdline").read_text().split("\0")
+    told = dict(word.split("=", 1) for word in words if "=" in word)
+    return int(told.get("--extra-port", told["--port"]))
 
 
 def look(url: str) -> tuple[int, bool]:
@@ -68,7 +69,9 @@ def look(url: str) -> tuple[int, bool]:
         first = int(Path(session.value("SELECT @@pid_file")).read_text())
         own = int(session.value("SELECT IF(@@extra_port, @@extra_port, @@port)"))
         is_tls = bool(
-            session.value("SELECT VARIABLE_VALUE FROM information_schema.SESSION_STATUS WHERE VARIABLE_NAME='Ssl_cipher'")
+            session.value(
+                "SELECT VARIABLE_VALUE FROM information_schema.SESSION_STATUS WHERE VARIABLE_NAME='Ssl_cipher'"
+            )
         )
         return _port_of_socket(first, session.port) or own, is_tls
 
@@ -77,7 +80,7 @@ def _port_of_socket(pid: int, remote: int) -> int | None:
     """Answer the local port of the process's TCP socket whose other end has the port `remote` (proc_net_tcp(5))."""
     inodes = set()
     for entry in (_PROC / str(pid) / "fd").iterdir():
-        target = os.readlink(entry)
+        target = str(entry.readlink())
         if target.startswith("socket:["):
             inodes.add(target[8:-1])
     for line in (_PROC / str(pid) / "net" / "tcp").read_text().splitlines()[1:]:
@@ -118,7 +121,7 @@ def sysbench(test: str, command: str, *options: str, url: str) -> str:
 
 
 def histogram(output: str) -> tuple[float, list[tuple[float, int]]]:
-    """Answer transactions a second, and how many took how many milliseconds, shortest first, of a run with --histogram."""
+    """Answer, of a run with --histogram, transactions a second and how many took how many milliseconds, least first."""
     rate = re.search(r"transactions: +\d+ +\(([\d.]+) per sec", output)
     if rate is None:
         raise RuntimeError(f"sysbench said something else: {output}")

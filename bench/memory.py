@@ -5,27 +5,32 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-import psycopg
-
 from bench import report
+from bench.sessions import Session
 from bench.stage import Stage
 from zorya.compute import procfs
+from zorya.core.model import EngineKind
 
 FREEZE_AFTER_S = 2
 SCALE = 10
 
+_READ = {
+    EngineKind.POSTGRES: "SELECT sum(abalance) FROM pgbench_accounts",
+    EngineKind.MARIADB: "SELECT SUM(LENGTH(c)) FROM sbtest1",
+}
 _STATES = ("running", "frozen", "reclaimed")
 _MIB = 1024 * 1024
 _PROC = Path("/proc")
 
 
 def measure(stage: Stage, *, rounds: int = 3) -> list[report.Comparison]:
-    """Read all of pgbench's tables once after a start with cold caches, and print the memory before and after a freeze.
+    """Read all of a large table once after a start with cold caches, and print the memory before and after a freeze.
 
     Also printed is what the memory that was given back costs: reading everything before and after that.
     """
     server = stage.server
-    server.cli("create", "reader", "--freeze-after", str(FREEZE_AFTER_S), "--pause-after", "never")
+    server.create("reader", "--freeze-after", str(FREEZE_AFTER_S), "--pause-after", "never")
+    statement = _READ[stage.engine]
     charged: dict[str, list[float]] = defaultdict(list)
     proportional: dict[str, list[float]] = defaultdict(list)
     reads: dict[str, list[float]] = defaultdict(list)
@@ -34,9 +39,9 @@ def measure(stage: Stage, *, rounds: int = 3) -> list[report.Comparison]:
         for _ in range(rounds):
             server.pause("reader")
             leave_page_cache(server.folders("reader").data)
-            with psycopg.connect(server.url("reader"), autocommit=True) as session:
-                reads["the first time"].append(_read(session))
-                reads["again"].append(_read(session))
+            with Session(server.url("reader")) as session:
+                reads["the first time"].append(_read(session, statement))
+                reads["again"].append(_read(session, statement))
                 for state in _STATES:
                     if state == "frozen":
                         server.await_frozen("reader")
@@ -46,7 +51,7 @@ def measure(stage: Stage, *, rounds: int = 3) -> list[report.Comparison]:
                     proportional[state].append(_pss_bytes(server.engine_pid("reader")) / _MIB)
                 if server.api.cluster("reader")["compute"] != "frozen":
                     raise RuntimeError("the cluster did not stay frozen")
-                reads["after it was reclaimed"].append(_read(session))
+                reads["after it was reclaimed"].append(_read(session, statement))
     finally:
         server.cli("delete", "reader", "--yes")
     return [
@@ -61,9 +66,9 @@ def _show(title: str, values: dict[str, list[float]], unit: str, figure: str) ->
     return report.show(title, first, others, figure=figure, shape=report.Shape.VALUES)
 
 
-def _read(session: psycopg.Connection) -> float:
+def _read(session: Session, statement: str) -> float:
     began = time.perf_counter()
-    session.execute("SELECT sum(abalance) FROM pgbench_accounts").fetchone()
+    session.value(statement)
     return (time.perf_counter() - began) * 1000
 
 

@@ -6,10 +6,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import psycopg
-
 from bench import report
-from bench.sessions import first_row
+from bench.sessions import Session, first_row
 from bench.stage import Stage
 from zorya.compute import procfs
 
@@ -28,13 +26,13 @@ def measure(stage: Stage, *, seconds: int = 60, sessions: int = 10) -> list[repo
     """
     server = stage.server
     server.pause("main")
-    server.cli("create", "rester", "--freeze-after", "0.5", "--pause-after", "never")
+    server.create("rester", "--freeze-after", "0.5", "--pause-after", "never")
     stage.bare.start()
     first_row(stage.bare_url())
     try:
         with ExitStack() as stack:
             opened = [
-                stack.enter_context(psycopg.connect(url, autocommit=True))
+                stack.enter_context(Session(url))
                 for url in (server.url("rester"), stage.bare_url())
                 for _ in range(sessions)
             ]
@@ -44,8 +42,8 @@ def measure(stage: Stage, *, seconds: int = 60, sessions: int = 10) -> list[repo
             used = _use(stage, seconds)
             if server.api.cluster("rester")["compute"] != "frozen":
                 raise RuntimeError("the cluster did not stay frozen")
-            for connection in opened:
-                connection.execute("SELECT 1").fetchone()
+            for session in opened:
+                session.value("SELECT 1")
     finally:
         stage.bare.stop()
         server.cli("delete", "rester", "--yes")

@@ -1,6 +1,6 @@
 """Sessions of clients in Python, of whichever engine a URL names: what a benchmark asks is the same for all.
 
-A URL is as Zorya says it, with `sslmode` `disable` or `require` behind it; a `mysql` URL may have `unix_socket` instead.
+A URL is as Zorya says it, with `sslmode` `disable` or `require` behind it; one of `mysql` may have `unix_socket`.
 """
 
 import ssl
@@ -32,7 +32,7 @@ class Session:
     @property
     def port(self) -> int:
         """The TCP port of this end of a `mysql` session."""
-        own: int = self._connection._sock.getsockname()[1]  # noqa: SLF001 - it is told nowhere else
+        own: int = self._connection._sock.getsockname()[1]
         return own
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ from urllib.parse import quote, urlencode
 import psycopg
 
 from bench import mariadb
-from bench.sessions import Session, first_row
+from bench.sessions import first_row
 from zorya.cli.client import Api, Refused
 from zorya.core import account, commands
 from zorya.core.account import Account
@@ -125,7 +125,7 @@ class ZoryaServer:
     def engine_port(self, name: str) -> int:
         """Answer the port at which a cluster's engine itself listens."""
         if self.engine is EngineKind.MARIADB:
-            return mariadb.engine_port(self.url(name))
+            return mariadb.engine_port(self.engine_pid(name))
         found = lockfile.parse((self.folders(name).data / lockfile.NAME).read_text())
         if found is None or found.port is None:
             raise RuntimeError(f"the engine of {name} is not up")
@@ -294,9 +294,9 @@ class Stage:
 
 @contextmanager
 def stage(*, engine: EngineKind = EngineKind.POSTGRES, scale: int = 0) -> Iterator[Stage]:
-    """Set everything up for this kind of engine, with tables of this scale where it is above 0; take it down afterwards.
+    """Set everything up for this kind of engine; take it down afterwards.
 
-    The tables are pgbench's, or sysbench's for MariaDB.
+    Where the scale is above 0 there are tables of it: pgbench's, or sysbench's for MariaDB.
     """
     folder = Path(tempfile.mkdtemp(prefix="zb-", dir="/tmp"))
     folder.chmod(0o711)
@@ -333,8 +333,6 @@ def relay_server(stage: Stage) -> Iterator[ZoryaServer]:
     home = stage.folder / "relay"
     server = ZoryaServer(home, stage.engine, attach="relay")
     try:
-        # A cluster that has run has everything that is no data.
-        first_row(server.url("main"))
         for one in (stage.server, server):
             one.pause("main")
         original, own = stage.server.folders("main"), server.folders("main")

@@ -4,10 +4,8 @@ import random
 import time
 from collections.abc import Callable
 
-import psycopg
-
 from bench import report
-from bench.sessions import first_row
+from bench.sessions import Session, first_row
 from bench.stage import Stage
 
 FREEZE_AFTER = "0.05"
@@ -19,7 +17,7 @@ def measure(stage: Stage, *, rounds: int = 1000, connections: int = 200) -> list
     An engine that rested is slower than one at work even if it runs: caches and processors have gone to others.
     """
     server = stage.server
-    server.cli("create", "napper", "--freeze-after", FREEZE_AFTER, "--pause-after", "never")
+    server.create("napper", "--freeze-after", FREEZE_AFTER, "--pause-after", "never")
     frozen_url, running_url = server.url("napper"), server.url("main")
     first_row(running_url)
     try:
@@ -33,10 +31,7 @@ def measure(stage: Stage, *, rounds: int = 1000, connections: int = 200) -> list
 
 def _sessions(stage: Stage, frozen_url: str, running_url: str, rounds: int) -> report.Comparison:
     rested, woken, at_once = [], [], []
-    with (
-        psycopg.connect(frozen_url, autocommit=True) as frozen,
-        psycopg.connect(running_url, autocommit=True) as running,
-    ):
+    with Session(frozen_url) as frozen, Session(running_url) as running:
         _select(frozen)
         _select(running)
         for _ in range(rounds):
@@ -73,8 +68,8 @@ def _newcomers(stage: Stage, frozen_url: str, running_url: str, connections: int
     )
 
 
-def _select(connection: psycopg.Connection) -> None:
-    connection.execute("SELECT 1").fetchone()
+def _select(session: Session) -> None:
+    session.value("SELECT 1")
 
 
 def _timed(action: Callable[[], None]) -> float:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import psycopg
 
+from bench import mariadb
 from bench.sessions import first_row
 from bench.stage import PGBENCH_TABLES, Stage, ZoryaServer, administer, relay_server
+from zorya.core.model import EngineKind
 
 CONTROL = "direct, Zorya's engine"
 PGBOUNCER = "PgBouncer, session mode"
@@ -24,6 +26,7 @@ class Engine:
 
     sockets: Path
     port: int
+    kind: EngineKind = EngineKind.POSTGRES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +64,15 @@ def start(stage: Stage, stack: ExitStack) -> Engines:
         if shown["attach"] != attach:
             raise RuntimeError(f"There is no {attach}: {shown['attach_reason']}")
     engines = Engines(
-        bare=Engine(sockets=stage.bare.sockets, port=stage.bare.port),
+        bare=Engine(sockets=stage.bare.sockets, port=stage.bare.port, kind=stage.engine),
         behind_handoff=_of(stage.server),
         behind_relay=_of(relaying),
         relaying=relaying,
     )
     for engine in (engines.bare, engines.behind_handoff, engines.behind_relay):
         settle(engine)
-        _read_all(stage.main_url(engine.port))
+        read_all = mariadb.read_all if stage.engine is EngineKind.MARIADB else _read_all
+        read_all(stage.main_url(engine.port))
     return engines
 
 
@@ -81,6 +85,8 @@ def check(way: Way) -> None:
 
 def look(url: str) -> tuple[int, bool]:
     """Answer at which port a session has come in, as its engine sees it, and whether the engine does its TLS."""
+    if url.startswith(f"{EngineKind.MARIADB.scheme}:"):
+        return mariadb.look(url)
     with psycopg.connect(url) as connection:
         row = connection.execute(
             "SELECT inet_server_port(), ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
@@ -90,13 +96,15 @@ def look(url: str) -> tuple[int, bool]:
 
 
 def settle(engine: Engine) -> None:
-    """Bring the engine to where it was before anything was written."""
+    """Bring the engine to where it was before anything was written, as far as it is not there by itself."""
+    if engine.kind is EngineKind.MARIADB:
+        return
     tables = ", ".join(PGBENCH_TABLES)
     administer(engine.sockets, engine.port, "TRUNCATE pgbench_history", f"VACUUM ANALYZE {tables}", "CHECKPOINT")
 
 
 def _of(server: ZoryaServer) -> Engine:
-    return Engine(sockets=server.folders("main").socket, port=server.engine_port("main"))
+    return Engine(sockets=server.folders("main").socket, port=server.engine_port("main"), kind=server.engine)
 
 
 def _read_all(url: str) -> None:

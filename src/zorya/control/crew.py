@@ -203,7 +203,7 @@ class Crew:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        await self._runner.replication.let_go(self._runner.folders(self._standing.record))
+        await self._runner.let_replication_go(self._standing.record)
 
     def _do(self, one: Member, work: Coroutine[Any, Any, None]) -> None:
         """Have something done for a copy beside everything else; what fails is noted and decided on anew."""

@@ -112,6 +112,11 @@ class InstanceRunner:
         assert replication is not None, "a volume with several copies is of a kind that has them"
         return replication
 
+    async def let_replication_go(self, record: ClusterRecord) -> None:
+        """Hold nothing of the primary's engine for the sake of copies any more. May be repeated."""
+        if self._engine.replication is not None:
+            await self._engine.replication.let_go(self.folders(record))
+
     async def installation(self, record: ClusterRecord) -> Installation:
         """Answer the installation that the cluster runs on. Raises EngineMissing."""
         return await self._installed.choose(record.engine_major)
@@ -370,15 +375,6 @@ class InstanceRunner:
         """Give the cluster's user another password in the running engine. May be repeated. Raises EngineProblem."""
         verifier = await self._new_verifier(password)
         await self._engine.set_password(self.folders(record), record.username, verifier)
-
-    async def renew_tls(self, record: ClusterRecord, process: EngineProcess) -> None:
-        """Have the engine, which must be ready, use the present certificate for those who come from now on.
-
-        Raises DiskFull, StorageProblem, EngineMissing, NotReady, EngineProblem.
-        """
-        instance = await self.instance(record)
-        await self._engine.write_tls(instance)
-        await self._engine.reload(instance, process.signal)
 
     async def reconfigure(
         self, record: ClusterRecord, process: EngineProcess, capacity: float, *, needed: int | None = None

@@ -261,7 +261,7 @@ class ClusterOrders(ClusterEndpoint):
         self._changed.set()
         if self.record.access.require_tls != required_tls:
             # An engine that greets its clients before the gateway has heard them is the one to see to it.
-            await self._resume.renew_tls()
+            await self._resume.reconfigure()
         await self._autoscaler.settle()
 
     async def resize(self, copies: int, folder_of: Callable[[str], Path], reader_port: int | None) -> None:
@@ -423,8 +423,8 @@ class ClusterOrders(ClusterEndpoint):
         await self._edits.ask(change, kind=kind, describe=describe)
 
     async def renew_tls(self) -> None:
-        """Give the engine the present certificate; see Resume.renew_tls."""
-        await self._resume.renew_tls()
+        """Give the engine the present certificate; see Resume.reconfigure."""
+        await self._resume.reconfigure()
 
     async def tell(self, kind: EventKind, reason: str) -> None:
         """Write an event that is not a change of state."""

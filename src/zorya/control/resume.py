@@ -154,7 +154,7 @@ class Resume:
         event = standing.apply_compute(Cause.READY, f"The engine is process {process.pid}.")
         # The clients go first: they need not wait until it is written that they need not wait.
         self._waiting.settle(seat.entrance)
-        await self.renew_tls_if_it_changed()
+        await self.reconfigure_if_wanted()
         await standing.save(event)
         await failpoints.reached("resume.done")
 
@@ -172,28 +172,28 @@ class Resume:
         self._waiting.settle(error)
         await standing.save(event)
 
-    async def renew_tls(self) -> None:
-        """Give the engine, if there is one, the present certificate: at once, or as soon as it is ready.
+    async def reconfigure(self) -> None:
+        """Give the engine, if there is one, the present certificate and rules: at once, or as soon as it is ready.
 
         A frozen one is thawed for it. Raises StorageProblem, EngineMissing, EngineProblem.
         """
         live = self._seat.live
         if live is not None and self._standing.record.compute is Compute.FROZEN:
             self._reload = True
-            live.stir("Its certificate has been renewed.")
+            live.stir("Its certificate or its rules have changed.")
         elif live is not None and self._seat.phase is Process.READY:
-            await self._runner.renew_tls(self._standing.record, live.process)
+            await self._runner.reconfigure(self._standing.record, live.process, self._standing.capacity)
             await self._copies.renew_tls()
         elif self._standing.record.compute is Compute.RESUMING:
             # A signal could end it before it is ready.
             self._reload = True
 
-    async def renew_tls_if_it_changed(self) -> None:
-        """Do it now if it was to be done while the engine started. A failure is logged: it runs with the old one."""
+    async def reconfigure_if_wanted(self) -> None:
+        """Do it now if it was to be done while the engine started or was frozen. A failure is logged."""
         if not self._reload:
             return
         self._reload = False
         try:
-            await self.renew_tls()
+            await self.reconfigure()
         except errors.ZoryaError as error:
-            _log.error("the certificate could not be renewed", cluster=self._standing.name, error=str(error))
+            _log.error("a running engine keeps its configuration", cluster=self._standing.name, error=str(error))

@@ -401,20 +401,16 @@ class Engine(Protocol):
         """
 
     async def write_configuration(self, instance: Instance) -> None:
-        """Write everything that the engine reads at its start. Idempotent."""
+        """Write everything that the engine reads at its start, the certificate and its key among it. Idempotent.
+
+        One that runs takes what it can of it at the next `reload`. Raises DiskFull, StorageProblem.
+        """
 
     async def write_capacity(self, instance: Instance) -> bool:
         """Write what follows the capacity, for a running engine to take at the next `reload`.
 
         Answers whether anything is otherwise than before. What cannot change while it runs is chosen by
         `write_configuration` at each start. Raises DiskFull, StorageProblem; then the engine keeps what it had.
-        """
-
-    async def write_tls(self, instance: Instance) -> None:
-        """Write the certificate and its key anew, for a running engine to take at the next `reload`.
-
-        If they are to go, or to come where there were none, that waits for the next start. Raises DiskFull,
-        StorageProblem; then the old ones are there, or the next call or start mends it.
         """
 
     async def reload(self, instance: Instance, tell: Callable[[signal.Signals], None]) -> None:

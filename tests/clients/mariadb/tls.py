@@ -1,11 +1,13 @@
 """Real clients, each asked for TLS in its own words: did they get it?"""
 
 import asyncio
+import gc
 import json
 import os
 import shutil
 import ssl
 import subprocess
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -126,10 +128,17 @@ def with_asyncio(driver: str, *, verifies: bool | None) -> Connect:
 
         # aiomysql raises PyMySQL's errors.
         errors = pymysql if driver == "aiomysql" else client.errors
+        said, encrypts = "", False
         try:
-            return asyncio.run(ask())
+            encrypts = asyncio.run(ask())
         except (errors.Error, OSError) as error:
-            raise Refused(str(error)) from error
+            said = str(error)
+        with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+            # Neither waits until a connection with TLS is closed, nor closes one whose TLS has failed.
+            gc.collect()
+        if said:
+            raise Refused(said)
+        return encrypts
 
     return connect
 
@@ -188,3 +197,40 @@ def with_node(package: Path, driver: str, mode: str) -> Connect:
         return agreed(client_encrypts=seen["encrypts"], cipher=seen["cipher"])
 
     return connect
+
+
+PLAIN, TLS, NO_TRUST, NO_NAME = "plain", "TLS", "TLS where it trusts the root", "TLS where the name is right too"
+"""What a mode gives: what it refuses is the wrong root, and the wrong name."""
+
+WRONG_NAME = "127.1"
+"""Another way to write 127.0.0.1, which no certificate has."""
+OTHER_ROOTS = Path("/etc/ssl/certs/ca-certificates.crt")
+
+CONNECTOR: dict[str, tuple[Connect, str]] = {
+    "DISABLED": (with_connector(ssl_disabled=True), PLAIN),
+    "PREFERRED": (with_connector(), TLS),
+    "REQUIRED": (with_connector(ssl_disabled=False, ssl_ca=True), TLS),
+    "VERIFY_CA": (with_connector(ssl_ca=True, ssl_verify_cert=True), NO_TRUST),
+    "VERIFY_IDENTITY": (with_connector(ssl_ca=True, ssl_verify_cert=True, ssl_verify_identity=True), NO_NAME),
+}
+"""MySQL's own connector, with MySQL's names for the modes."""
+
+OTHERS: dict[str, tuple[Connect, str]] = {
+    "PyMySQL, ssl_disabled": (with_pymysql(ssl_disabled=True), PLAIN),
+    "PyMySQL": (with_pymysql(), TLS),
+    "PyMySQL, ssl_verify_identity": (
+        with_pymysql(ssl_ca=True, ssl_verify_cert=True, ssl_verify_identity=True),
+        NO_NAME,
+    ),
+    "mysqlclient": (with_mysqlclient(), PLAIN),
+    "mysqlclient, REQUIRED": (with_mysqlclient(ssl_mode="REQUIRED"), TLS),
+    "mysqlclient, VERIFY_IDENTITY": (with_mysqlclient(ssl_mode="VERIFY_IDENTITY", ssl=True), NO_NAME),
+    "asyncmy": (with_asyncio("asyncmy", verifies=True), NO_NAME),
+    "aiomysql": (with_asyncio("aiomysql", verifies=True), NO_NAME),
+    "mariadb --skip-ssl": (with_program("--skip-ssl"), PLAIN),
+    "mariadb --ssl": (with_program("--ssl"), TLS),
+    "mariadb --ssl-ca": (with_program("--ssl", "--ssl-ca"), NO_TRUST),
+    "mariadb --ssl-verify-server-cert": (with_program("--ssl", "--ssl-ca", "--ssl-verify-server-cert"), NO_NAME),
+}
+NODE = [(driver, mode) for driver in ("mysql2", "mariadb") for mode in NODE_MODES]
+NODE_GETS = {"none": PLAIN, "unverified": TLS, "verified": NO_NAME}

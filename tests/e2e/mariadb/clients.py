@@ -29,6 +29,11 @@ def one(session: Any, sql: str, *values: object) -> Any:
     return found[0][0] if found else None
 
 
+def number_of(session: Any) -> int:
+    """Answer the number that the engine knows a session by. The greeting's is not it where Zorya has greeted."""
+    return int(one(session, "SELECT CONNECTION_ID()"))
+
+
 def run(session: Any, *statements: str) -> None:
     """Run statements, one after the other."""
     for statement in statements:
@@ -116,7 +121,7 @@ class Asked:
     def __init__(self, server: Server, sql: str, name: str = "shop", **options: Any) -> None:
         self._sql = sql
         self._session = server.mysql(name, **options)
-        self.id = self._session.thread_id()
+        self.id = number_of(self._session)
         self._answer: Any = None
         self.error: tuple[Any, ...] = ()
         self._thread = threading.Thread(target=self._ask)
@@ -196,3 +201,18 @@ def begin(server: Server, *args: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         [*server.command, *args], env=server.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
+
+
+def wait_frozen(server: Server, name: str = "shop") -> Any:
+    """Wait until the cluster is frozen; answer what `show` says then. Fails with what keeps it awake."""
+    seen: list[tuple[Any, ...]] = []
+
+    def reached() -> Any:
+        shown = server.show(name)
+        seen[:] = [*seen[-5:], (shown["compute"], shown["awake_reason"], shown["sessions"])]
+        return shown if shown["compute"] == "frozen" else None
+
+    try:
+        return wait_until(reached, "it is frozen", 20)
+    except AssertionError as error:
+        raise AssertionError(f"{name} is not frozen: {seen}") from error

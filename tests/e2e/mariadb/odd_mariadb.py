@@ -20,9 +20,9 @@ def copy_installation(folder: Path) -> Path:
                 if not target.exists():
                     target.symlink_to(program.resolve())
     if not (folder / "bin" / "mariadbd").exists():
-        program = shutil.which("mariadbd")
-        assert program is not None
-        (folder / "bin" / "mariadbd").symlink_to(program)
+        in_path = shutil.which("mariadbd")
+        assert in_path is not None
+        (folder / "bin" / "mariadbd").symlink_to(in_path)
     for name in ("share", "lib"):
         if (found.folder / name).is_dir():
             (folder / name).symlink_to(found.folder / name)

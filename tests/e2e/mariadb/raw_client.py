@@ -140,14 +140,15 @@ class RawClient:
 
     def rest_of_answer(self) -> bytes:
         """Answer what comes of a result set until its last EOF. Raises LoginRefused for an error."""
-        said, ends = b"", 0
+        said: list[bytes] = []
+        ends = 0
         while ends < 2:
             body = self.packet()
             assert body is not None, f"the session was ended after {said!r}"
             raise_error(body)
-            said += body
+            said.append(body)
             ends += body[:1] == b"\xfe" and len(body) < 9
-        return said
+        return b"".join(said)
 
 
 def packet(body: bytes, sequence: int) -> bytes:

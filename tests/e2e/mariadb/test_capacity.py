@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from e2e.engine_groups import count_killed, expected, needs_limits, read_held
-from e2e.mariadb.clients import Asked, Load, one, rows, run, start_with_shop
+from e2e.mariadb.clients import Asked, Load, number_of, one, rows, run, start_with_shop
 from e2e.turned import Turned, told
 from harness import Server, running
 from waiting import wait_until
@@ -87,7 +87,7 @@ def test_buffer_pool_follows_the_capacity_and_sessions_work_meanwhile(server: Se
             "CREATE TABLE t (id int PRIMARY KEY, x varchar(1000))",
             "INSERT INTO t SELECT seq, REPEAT('x', 1000) FROM seq_1_to_20000",
         )
-        sizes = {}
+        sizes: dict[float, set[int]] = {}
         with Load(server, "SELECT COUNT(*) FROM t WHERE x LIKE 'x%'", 20000, sessions=2):
             for capacity in (4, 0.5, 2, 4, 0.5):
                 assert server.api.set_capacity("shop", capacity)["capacity"] == capacity
@@ -173,7 +173,7 @@ def test_many_sessions_stay_and_short_connections_are_served_when_capacity_chang
             for number in range(10):
                 assert server.mysql_query(f"SELECT {number}") == ((number,),)
         ids = [one(session, "SELECT CONNECTION_ID()") for session in opened]
-        assert ids == [session.thread_id() for session in opened]
+        assert ids == [number_of(session) for session in opened]
         assert server.show("shop")["sessions"] == 150
     finally:
         for session in opened:

@@ -1,4 +1,4 @@
-"""Frozen MariaDB clusters and the clients that stay: everything that a client can do thaws them, and nothing is lost."""
+"""Frozen MariaDB clusters and the clients that stay: whatever a client does thaws them, and nothing is lost."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from typing import Any
 import pymysql
 import pytest
 
-from e2e.mariadb.clients import LOST, Asked, one, rows, run, start_with_shop
+from e2e.mariadb.clients import LOST, Asked, number_of, one, rows, run, start_with_shop, wait_frozen
 from e2e.mariadb.raw_client import RawClient, packet
 from harness import Server, is_gone
 from waiting import wait_until
@@ -32,7 +32,7 @@ def server(quick_shop: Server) -> Server:
 def session(server: Server) -> Iterator[Any]:
     """A session that is open while its engine is frozen."""
     with server.mysql() as opened:
-        server.wait_for("frozen", "shop")
+        wait_frozen(server)
         yield opened
 
 
@@ -69,13 +69,13 @@ def test_session_and_all_that_it_has_stay_when_it_is_frozen(stopped_server: Serv
         assert one(session, "SELECT NEXT VALUE FOR counter") == 1
         connection = one(session, "SELECT CONNECTION_ID()")
         for _ in range(3):
-            shown = server.wait_for("frozen", "shop")
+            shown = wait_frozen(server)
             assert (shown["capacity"], shown["sessions"], shown["status"]) == (0, 1, "available")
             assert rows(session, "SELECT @kept, @@sort_buffer_size, @@character_set_client, LASTVAL(counter)") == (
                 ("mine", 65536, "latin1", 1),
             )
             assert one(session, "EXECUTE ask USING 1") == 43
-        server.wait_for("frozen", "shop")
+        wait_frozen(server)
         assert one(session, "SELECT CONNECTION_ID()") == connection
     assert server.besides_scaling("shop")[:5] == ["0170", "0147", "0148", "1008", "1009"]
 
@@ -83,13 +83,13 @@ def test_session_and_all_that_it_has_stay_when_it_is_frozen(stopped_server: Serv
 def test_it_freezes_again_and_again_and_answers_each_time(server: Server, session: Any) -> None:
     for number in range(20):
         assert one(session, f"SELECT {number}") == number
-        server.wait_for("frozen", "shop")
+        wait_frozen(server)
     assert server.events("shop").count("1009") >= 20
 
 
 def test_new_client_thaws_it(server: Server, session: Any) -> None:
     assert server.mysql_query("SELECT 1") == ((1,),)
-    server.wait_for("frozen", "shop")
+    wait_frozen(server)
     assert server.show("shop")["sessions"] == 1
 
 
@@ -101,7 +101,7 @@ def test_resume_by_hand_thaws_it(server: Server, session: Any) -> None:
 @pytest.mark.parametrize("how", ["politely", "reset", "half-close"])
 def test_session_ends_when_its_client_leaves_while_it_is_frozen(server: Server, how: str) -> None:
     with raw(server) as client:
-        server.wait_for("frozen", "shop")
+        wait_frozen(server)
         if how == "politely":
             client.send(b"\1", 0)
         elif how == "half-close":
@@ -124,7 +124,7 @@ def has_thawed(server: Server, thaws: int) -> bool:
 
 def test_half_a_packet_is_waited_for_and_answered_when_the_rest_comes(server: Server) -> None:
     with raw(server) as client:
-        server.wait_for("frozen", "shop")
+        wait_frozen(server)
         whole = packet(b"\3SELECT 'whole'", 0)
         for first in (1, 3, 4, 9):
             thaws = server.events("shop").count("1009")
@@ -132,12 +132,12 @@ def test_half_a_packet_is_waited_for_and_answered_when_the_rest_comes(server: Se
             wait_until(partial(has_thawed, server, thaws), "it is thawed by the first bytes")
             client.socket.sendall(whole[first:])
             assert b"whole" in client.rest_of_answer()
-            server.wait_for("frozen", "shop")
+            wait_frozen(server)
 
 
 def test_statements_that_come_together_are_all_answered(server: Server) -> None:
     with raw(server) as client:
-        server.wait_for("frozen", "shop")
+        wait_frozen(server)
         client.socket.sendall(b"".join(packet(b"\3SELECT 'n%d'" % number, 0) for number in range(5)))
         answers = [client.rest_of_answer() for _ in range(5)]
         assert all(b"n%d" % number in answer for number, answer in enumerate(answers))
@@ -147,14 +147,14 @@ def test_hundred_sessions_stay_and_the_one_that_speaks_is_answered(server: Serve
     opened = [server.mysql() for _ in range(100)]
     try:
         wait_until(lambda: server.show("shop")["sessions"] == 100, "all are counted")
-        server.wait_for("frozen", "shop")
+        wait_frozen(server)
         for session in (opened[0], opened[50], opened[99]):
             assert one(session, "SELECT 1") == 1
-            assert server.wait_for("frozen", "shop")["sessions"] == 100
+            assert wait_frozen(server)["sessions"] == 100
         for session in opened[:40]:
             session.close()
         wait_until(lambda: server.show("shop")["sessions"] == 60, "those that left are counted out")
-        server.wait_for("frozen", "shop")
+        wait_frozen(server)
         assert [one(session, "SELECT 1") for session in opened[40:]] == [1] * 60
     finally:
         for session in opened:
@@ -165,7 +165,6 @@ def test_hundred_sessions_stay_and_the_one_that_speaks_is_answered(server: Serve
 HELD = {
     "transaction": (["START TRANSACTION", "INSERT INTO t VALUES (1)"], ["ROLLBACK"]),
     "transaction that has only read": (["START TRANSACTION WITH CONSISTENT SNAPSHOT", "SELECT * FROM t"], ["COMMIT"]),
-    "transaction without a statement": (["START TRANSACTION"], ["COMMIT"]),
     "no autocommit": (["SET autocommit = 0", "INSERT INTO t VALUES (1)"], ["COMMIT"]),
     "XA transaction": (["XA START 'x'", "INSERT INTO t VALUES (1)", "XA END 'x'"], ["XA ROLLBACK 'x'"]),
     "table lock": (["LOCK TABLES t WRITE"], ["UNLOCK TABLES"]),
@@ -178,12 +177,12 @@ def test_session_that_holds_something_others_may_wait_for_is_never_frozen(server
     takes, gives = HELD[held]
     with server.mysql() as session:
         run(session, "CREATE TABLE t (n int) ENGINE=InnoDB")
-        server.wait_for("frozen", "shop")
+        wait_frozen(server)
         run(session, *takes)
         stays_awake(server)
         assert server.show("shop")["awake_reason"]
         run(session, *gives)
-        server.wait_for("frozen", "shop")
+        wait_frozen(server)
 
 
 def test_running_statement_is_never_frozen(server: Server, session: Any) -> None:
@@ -192,16 +191,16 @@ def test_running_statement_is_never_frozen(server: Server, session: Any) -> None
         before = freezes(server)
         assert asked.answer() == 0
         assert freezes(server) == before
-    server.wait_for("frozen", "shop")
+    wait_frozen(server)
 
 
 def test_answer_that_its_client_does_not_read_is_not_frozen_half_done(server: Server) -> None:
     with raw(server) as client:
         client.sequence = 0
-        client.send(b"\3SELECT REPEAT('x', 100000) FROM seq_1_to_1000")
+        client.send(b"\3SELECT REPEAT('x', 100000) FROM seq_1_to_200")
         stays_awake(server)
         said = client.rest_of_answer()
-    assert said.count(b"x") >= 100_000_000
+    assert said.count(b"x") >= 20_000_000
 
 
 def test_running_event_is_never_frozen(server: Server) -> None:
@@ -215,31 +214,31 @@ def test_running_event_is_never_frozen(server: Server) -> None:
         )
         wait_until(lambda: one(session, "SELECT COUNT(*) FROM done") == 1, "the event has run")
         assert one(session, "SELECT COUNT(*) FROM information_schema.events") == 0
-    server.wait_for("frozen", "shop")
+    wait_frozen(server)
 
 
 def test_statement_of_a_session_is_killed_by_another(server: Server, session: Any) -> None:
     with Asked(server, "SELECT SLEEP(100)") as asked:
         asked.wait_begun(session)
         run(session, f"KILL QUERY {asked.id}")
-        assert asked.answer() == 1
-    server.wait_for("frozen", "shop")
+        assert (asked.answer(), asked.error[0]) == (None, 1317)
+    wait_frozen(server)
 
 
 def test_session_that_is_frozen_is_killed_by_another(server: Server, session: Any) -> None:
     with server.mysql() as other:
-        server.wait_for("frozen", "shop")
-        run(other, f"KILL {session.thread_id()}")
+        wait_frozen(server)
+        run(other, f"KILL {number_of(session)}")
         with pytest.raises(LOST):
             one(session, "SELECT 1")
         wait_until(lambda: server.show("shop")["sessions"] == 1, "it is counted out")
-        server.wait_for("frozen", "shop")
+        wait_frozen(server)
 
 
 def test_session_whose_time_is_over_is_ended_at_the_next_thaw(server: Server, session: Any) -> None:
     with server.mysql() as other:
         run(other, "SET SESSION wait_timeout = 1")
-        server.wait_for("frozen", "shop")
+        wait_frozen(server)
         stopped_s = time.monotonic()
         wait_until(lambda: time.monotonic() > stopped_s + 1.1, "its time is over")
         assert one(session, "SELECT 1") == 1
@@ -249,10 +248,10 @@ def test_session_whose_time_is_over_is_ended_at_the_next_thaw(server: Server, se
 def test_it_goes_on_to_stopped_when_the_last_session_ends(server: Server) -> None:
     server.run("modify", "shop", "--pause-after", "1")
     with server.mysql() as session:
-        server.wait_for("frozen", "shop")
+        wait_frozen(server)
         # Longer than the pause's delay: as long as it has a session it stays frozen.
         assert one(session, "SELECT SLEEP(1.2)") == 0
-        server.wait_for("frozen", "shop")
+        wait_frozen(server)
         assert "0144" not in server.events("shop")
     server.wait_for("stopped", "shop")
     assert server.besides_scaling("shop")[-2:] == ["0144", "0145"]
@@ -263,7 +262,7 @@ def test_pause_is_refused_while_there_is_a_session_and_ends_it_with_force(server
     refused = server.cli("pause", "shop")
     assert (refused.returncode, "1 open session" in refused.stderr) == (1, True)
     assert one(session, "SELECT 1") == 1
-    server.wait_for("frozen", "shop")
+    wait_frozen(server)
     server.run("pause", "shop", "--force")
     with pytest.raises(LOST):
         one(session, "SELECT 1")
@@ -272,11 +271,11 @@ def test_pause_is_refused_while_there_is_a_session_and_ends_it_with_force(server
 
 def test_frozen_cluster_is_paused_by_hand_or_deleted_when_it_has_no_session(server: Server) -> None:
     server.mysql_query("SELECT 1")
-    server.wait_for("frozen", "shop")
+    wait_frozen(server)
     server.run("pause", "shop")
     assert server.show("shop")["compute"] == "stopped"
     with server.mysql():
-        pid = server.wait_for("frozen", "shop")["engine_pid"]
+        pid = wait_frozen(server)["engine_pid"]
         server.run("delete", "shop", "--yes")
         assert is_gone(pid)
 
@@ -303,7 +302,7 @@ def test_next_client_is_served_when_the_engine_was_killed_while_frozen(server: S
 
 def test_connection_beside_the_endpoint_thaws_it_and_is_counted(server: Server, session: Any) -> None:
     ports = rows(session, "SELECT @@port, @@extra_port")[0]
-    server.wait_for("frozen", "shop")
+    wait_frozen(server)
     (beside,) = [port for port in ports if listens(server.show("shop")["engine_pid"], int(port))]
     with server.mysql(port=int(beside)) as other:
         assert one(other, "SELECT 1") == 1
@@ -331,7 +330,7 @@ def test_many_quick_connections_are_counted_to_the_last(server: Server, session:
     for _ in range(20):
         server.mysql().close()
     wait_until(lambda: server.show("shop")["sessions"] == 8, "those that stay are counted")
-    server.wait_for("frozen", "shop")
+    wait_frozen(server)
     assert server.show("shop")["sessions"] == 8
     for one_of_them in kept:
         one_of_them.close()
@@ -350,13 +349,13 @@ def test_either_way_of_attaching_is_frozen_and_thawed(
     with server.mysql(local_infile=True) as waker, server.mysql(local_infile=True) as second:
         run(waker, "CREATE TABLE `lines` (n int)")
         for session in (waker, second):
-            server.wait_for("frozen", "shop")
+            wait_frozen(server)
             run(session, f"LOAD DATA LOCAL INFILE '{script}' INTO TABLE `lines`")
-            server.wait_for("frozen", "shop")
+            wait_frozen(server)
             with session.cursor(pymysql.cursors.SSCursor) as cursor:
                 cursor.execute("SELECT n FROM `lines`")
                 assert {row[0] for row in cursor.fetchall()} == {1, 2, 3}
             with pytest.raises(pymysql.err.ProgrammingError):
                 run(session, "SELEKT 1")
-            server.wait_for("frozen", "shop")
+            wait_frozen(server)
         assert one(second, "SELECT COUNT(*) FROM `lines`") == 6

@@ -10,9 +10,8 @@ from typing import Any
 import pymysql
 import pytest
 
-from e2e.mariadb.clients import one, rows, run, start_with_shop
+from e2e.mariadb.clients import one, rows, run, start_with_shop, wait_frozen
 from harness import Server
-from waiting import wait_until
 
 CLUSTERS = 2
 SESSIONS = 4
@@ -45,7 +44,7 @@ def test_sessions_go_on_when_the_server_is_killed_at_a_step_of_the_freeze(server
         server.start()
         assert server.show("shop")["sessions"] == 1
         assert server.show("shop")["compute"] in {"running", "frozen"}
-        server.wait_for("frozen", "shop")
+        wait_frozen(server)
         assert one(session, "SELECT 2") == 2
 
 
@@ -53,17 +52,17 @@ def test_session_goes_on_when_the_server_is_killed_or_replaced_while_frozen(serv
     resumed(server)
     with server.mysql() as session:
         run(session, "CREATE TEMPORARY TABLE mine AS SELECT 42 AS n")
-        server.wait_for("frozen", "shop")
+        wait_frozen(server)
         server.kill()
         assert one(session, "SELECT n FROM mine") == 42
         server.start()
-        pid = server.wait_for("frozen", "shop")["engine_pid"]
+        pid = wait_frozen(server)["engine_pid"]
         server.run("down", "--leave-running")
         assert server.process is not None
         assert server.process.wait(60) == 0
         assert one(session, "SELECT n FROM mine") == 42
         server.start()
-        assert server.wait_for("frozen", "shop")["engine_pid"] == pid
+        assert wait_frozen(server)["engine_pid"] == pid
         assert one(session, "SELECT n FROM mine") == 42
     assert server.events("shop").count("1004") == 2
 
@@ -71,7 +70,7 @@ def test_session_goes_on_when_the_server_is_killed_or_replaced_while_frozen(serv
 def test_session_goes_on_with_the_next_server_when_the_keeper_died_as_well(server: Server) -> None:
     resumed(server)
     with server.mysql() as session:
-        server.wait_for("frozen", "shop")
+        wait_frozen(server)
         os.kill(server.keeper_pid(), signal.SIGSTOP)
         server.kill()
         os.kill(server.keeper_pid(), signal.SIGKILL)
@@ -95,10 +94,10 @@ def test_no_descriptor_is_lost_over_many_sleeps(server: Server) -> None:
     assert server.process is not None
     counts: list[list[int]] = []
     with server.mysql() as session:
-        pids = (server.process.pid, server.wait_for("frozen", "shop")["engine_pid"])
+        pids = (server.process.pid, wait_frozen(server)["engine_pid"])
         for number in range(90):
             assert one(session, "SELECT 1") == 1
-            server.wait_for("frozen", "shop")
+            wait_frozen(server)
             # Some are open for a moment: what a request or a sample takes. Those that are lost are in every count.
             if number >= 10:
                 counts.append([count_descriptors(pid) for pid in pids])
@@ -182,5 +181,5 @@ def test_nothing_is_lost_when_statements_come_at_the_moment_of_the_freeze(server
     freezes = sum(server.events(name).count("1008") for name in names)
     assert freezes >= 60, f"seed {seed}: it froze {freezes} times among {sum(one.asked for one in clients)} statements"
     for name in names:
-        server.wait_for("frozen", name)
+        wait_frozen(server, name)
         assert server.show(name)["sessions"] == 0

@@ -4,6 +4,7 @@ import json
 import subprocess
 import threading
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,12 @@ def put_to_sleep(server: Server) -> None:
 
 
 PEOPLE = (
-    "CREATE USER app IDENTIFIED BY 'good', `locked` IDENTIFIED BY 'good' ACCOUNT LOCK, empty, none IDENTIFIED BY 'x'",
+    "CREATE USER app IDENTIFIED BY 'good', empty, one_table IDENTIFIED BY 'x'",
+    "CREATE USER `locked` IDENTIFIED BY 'good' ACCOUNT LOCK",
     "CREATE USER far@'10.%' IDENTIFIED BY 'good', near@'127.0.0.2' IDENTIFIED BY 'good'",
+    "CREATE USER tls IDENTIFIED BY 'good' REQUIRE SSL",
     "CREATE USER net@'127.0.0.0/255.0.0.0' IDENTIFIED BY 'good', sort@'127.%' IDENTIFIED BY 'wide'",
-    "CREATE USER sort@'127.0.0.1' IDENTIFIED BY 'narrow', tls IDENTIFIED BY 'good' REQUIRE SSL",
+    "CREATE USER sort@'127.0.0.1' IDENTIFIED BY 'narrow'",
     "CREATE USER `it's \"quoted\"` IDENTIFIED BY 'good', `früh` IDENTIFIED BY 'gut', expired IDENTIFIED BY 'good'",
     "ALTER USER expired PASSWORD EXPIRE",
     "CREATE ROLE staff",
@@ -51,7 +54,7 @@ PEOPLE = (
     "GRANT SELECT ON shop.* TO app, far@'10.%', near@'127.0.0.2', net@'127.0.0.0/255.0.0.0', tls, empty",
     "GRANT SELECT ON shop.* TO sort@'127.%', sort@'127.0.0.1'",
     'GRANT SELECT ON shop.* TO `it\'s "quoted"`, `früh`, `locked`',
-    "GRANT SELECT ON shop.t TO none",
+    "GRANT SELECT ON shop.t TO one_table",
     "GRANT SELECT ON other.* TO staff",
 )
 
@@ -103,7 +106,7 @@ WOKEN: dict[str, dict[str, Any]] = {
     "net": {"user": "net", "password": "good", **THERE},
     "wide": {"user": "sort", "password": "wide", **THERE},
     "narrow": {"user": "sort", "password": "narrow", **HERE},
-    "table right": {"user": "none", "password": "x"},
+    "table right": {"user": "one_table", "password": "x"},
     "quoted": {"user": 'it\'s "quoted"', "password": "good"},
     "alphabet": {"user": "früh", "password": "gut"},
     "information_schema": {"user": "app", "password": "good", "database": "information_schema"},
@@ -203,7 +206,7 @@ def test_administrators_account_is_not_among_them(shop: Server) -> None:
     assert values["kind"] == "mariadb"
     assert [account["user"] for account in values["accounts"]] == ["zorya"]
     for user in ("root", "zorya_admin", "mariadb.sys", "mysql"):
-        assert stays_asleep(shop, lambda user=user: attempt(shop, user=user, password="")[0]) == 1045
+        assert stays_asleep(shop, partial(attempt, shop, user=user, password=""))[0] == 1045
 
 
 def test_what_comes_during_a_forced_pause_is_kept_or_not_done(shop: Server) -> None:
@@ -312,7 +315,7 @@ def test_a_pause_succeeds_when_they_cannot_be_saved(stopped_server: Server) -> N
     assert not file_of(server).exists()
 
 
-UNVERIFIED = "CREATE USER sock IDENTIFIED VIA unix_socket, cert IDENTIFIED BY 'good' REQUIRE X509"
+UNVERIFIED = ("CREATE USER sock IDENTIFIED VIA unix_socket", "CREATE USER cert IDENTIFIED BY 'good' REQUIRE X509")
 
 
 @pytest.mark.parametrize("choice", ["wake", "refuse"])
@@ -321,10 +324,12 @@ def test_setting_says_whether_an_account_that_only_the_engine_can_verify_wakes_i
 ) -> None:
     server = stopped_server
     start_with_shop(server, ZORYA_WAKE_UNVERIFIED=choice)
-    server.mysql_query(UNVERIFIED)
+    with server.mysql() as session:
+        run(session, *UNVERIFIED)
+    tls = {"ssl_disabled": False, "ssl_ca": str(server.home / "tls" / "ca.pem"), "ssl_verify_cert": True}
     for user, password in (("sock", "x"), ("cert", "good")):
         put_to_sleep(server)
-        number, text = attempt(server, user=user, password=password)
+        number, text = attempt(server, user=user, password=password, database=None, **tls)
         assert number in {1045, 1698}
         assert f"Access denied for user '{user}'@'127.0.0.1'" in text
         assert server.show("shop")["compute"] == ("running" if choice == "wake" else "stopped")

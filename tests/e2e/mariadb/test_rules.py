@@ -86,7 +86,8 @@ def test_clients_of_other_networks_are_refused(shop: Server, state: str) -> None
 @pytest.mark.parametrize("state", STATES[:2])
 def test_more_clients_than_it_may_have_are_refused(shop: Server, state: str) -> None:
     shop.run("modify", "shop", "--max-clients", "2")
-    with in_state(shop, state), shop.mysql() as second:
+    with in_state(shop, state):
+        second = shop.mysql()
         wait_until(lambda: shop.show("shop")["sessions"] == 2, "both are counted")
         number, text = attempt(shop)
         assert number == 1040
@@ -122,13 +123,13 @@ def test_engine_sees_the_clients_own_address_however_it_came(stopped_server: Ser
             if state == "stopped":
                 server.api.pause("shop", force=True)
             for net, password in (("3", "three"), ("4", "four")):
-                options = {"user": "app", "bind_address": f"127.0.{net}.7", "database": None}
+                options: dict[str, Any] = {"user": "app", "bind_address": f"127.0.{net}.7", "database": None}
                 wrong = "three" if password == "four" else "four"
                 assert attempt(server, password=wrong, **options)[0] == 1045
                 with server.mysql(password=password, **options) as session:
                     assert one(session, "SELECT CURRENT_USER()") == f"app@127.0.{net}.%"
                     assert one(session, "SELECT USER()") == f"app@127.0.{net}.7"
-                    own = session._sock.getsockname()  # noqa: SLF001 - no other way to the client's port
+                    own = session._sock.getsockname()
                     host = one(session, "SELECT host FROM information_schema.processlist WHERE id = CONNECTION_ID()")
                     assert host == f"{own[0]}:{own[1]}"
         server.stop()
@@ -175,9 +176,7 @@ def make_client(server: Server, folder: Path) -> tuple[Path, Path]:
     certificate = sign(name, key, issuer.subject, loaded, is_authority=False)
     key_file, certificate_file = folder / "ann.key", folder / "ann.pem"
     key_file.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     return key_file, certificate_file

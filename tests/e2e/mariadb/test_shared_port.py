@@ -91,14 +91,17 @@ def asleep(server: Server, *names: str) -> Iterator[None]:
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize(("form", "tls"), [("host name", True), ("user", True), ("user", False)])
 def test_client_reaches_the_cluster_that_it_names(server: Server, form: str, tls: bool, state: str) -> None:
-    with in_state(server, "shop", state), asleep(server, "other"):
-        with connect(server, "shop", form, tls=tls) as session:
-            assert one(session, "SELECT CONCAT(DATABASE(), ' ', CURRENT_USER())") == "shop zorya@%"
-            cipher = "SELECT VARIABLE_VALUE FROM information_schema.session_status WHERE VARIABLE_NAME='Ssl_cipher'"
-            assert bool(one(session, cipher)) is tls
-            with pytest.raises(pymysql.err.ProgrammingError):
-                run(session, "SELECT * FROM nothing")
-            assert one(session, "SELECT REPEAT('x', 20000000)") == "x" * 20_000_000
+    with (
+        in_state(server, "shop", state),
+        asleep(server, "other"),
+        connect(server, "shop", form, tls=tls) as session,
+    ):
+        assert one(session, "SELECT CONCAT(DATABASE(), ' ', CURRENT_USER())") == "shop zorya@%"
+        cipher = "SELECT VARIABLE_VALUE FROM information_schema.session_status WHERE VARIABLE_NAME='Ssl_cipher'"
+        assert bool(one(session, cipher)) is tls
+        with pytest.raises(pymysql.err.ProgrammingError):
+            run(session, "SELECT * FROM nothing")
+        assert one(session, "SELECT REPEAT('x', 20000000)") == "x" * 20_000_000
 
 
 @pytest.mark.parametrize("tls", [False, True])
@@ -143,9 +146,10 @@ def test_accounts_for_an_address_and_users_with_an_at_sign_work(server: Server) 
                 assert one(session, "SELECT USER()") == "app@127.0.5.9"
             with pytest.raises(pymysql.err.OperationalError, match="Access denied"):
                 connect(server, "shop", "", tls=False, **{**options, "bind_address": "127.0.0.1"})
-        with in_state(server, "shop", state), connect(
-            server, "shop", "", tls=False, user="a@b@shop", password="at"
-        ) as session:
+        with (
+            in_state(server, "shop", state),
+            connect(server, "shop", "", tls=False, user="a@b@shop", password="at") as session,
+        ):
             assert one(session, "SELECT CURRENT_USER()") == "a@b@%"
 
 

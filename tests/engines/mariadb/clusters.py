@@ -18,7 +18,7 @@ from zorya.core.capacity import Acu, Bounds
 from zorya.core.home import ClusterFolders, Home
 from zorya.core.model import Address, Secret
 from zorya.core.volume import Copy, CopyKind
-from zorya.engines.base import Activity, Instance, Phase, TlsFiles
+from zorya.engines.base import Activity, Instance, Phase, TlsFiles, Watcher
 from zorya.engines.mariadb import administrator, configuration, installations
 from zorya.engines.mariadb.engine import MariaDb
 
@@ -128,7 +128,7 @@ class Cluster:
             autocommit=True,
         )
 
-    async def observe(self, watcher: Any) -> Activity:
+    async def observe(self, watcher: Watcher) -> Activity:
         return await watcher.observe(self.engine.workers({self.pid}, self.pid), self.pid)
 
 

@@ -11,7 +11,6 @@ import pytest
 from engines.mariadb.clusters import DATABASE, PASSWORD, USER, Cluster, rows
 from zorya.engines.mariadb import administrator, privileges
 
-
 _DENIALS = {
     1044,  # to a database
     1045,  # to the server, FILE

@@ -129,6 +129,12 @@ def prove(attempt: Attempt, scramble: bytes) -> bytes:
     return native_token(key, hashlib.sha1(key).digest(), scramble)
 
 
+def error_number(body: bytes) -> int:
+    """Answer the number of an error packet."""
+    assert body[0] == wire.ERROR
+    return int.from_bytes(body[1:3], "little")
+
+
 def converse(port: int, attempt: Attempt) -> tuple[int, bytes]:
     """Answer how a login ends: the number of the last packet and what it says; nothing for an end without a word."""
     with RawClient(port, attempt.source) as client:

@@ -22,7 +22,7 @@ from waiting import wait_until
 from zorya.core import commands
 from zorya.core.accounts import Account, Accounts, Method
 from zorya.core.model import Secret
-from zorya.gateway.mariadb.proxy import RELAY_ADDRESS
+from zorya.engines.mariadb.configuration import RELAY_ADDRESS
 from zorya.gateway.mariadb.wire import Greeting
 
 PASSWORD = "right"

@@ -1,7 +1,9 @@
 """The life of a connection at a cluster's own port: who is left to the engine, who is turned away, and how."""
 
 import asyncio
+import contextlib
 import os
+import random
 import socket
 import ssl
 from collections.abc import Callable
@@ -11,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from gateway.fakes import FakeEndpoint, FakeKeep, RunningGateway, connected, eventually, running
-from gateway.mariadb.raw_client import Attempt, RawClient, converse, respond
+from gateway.mariadb.raw_client import Attempt, RawClient, converse, error_number, respond
 from gateway.mariadb.real_mariadb import RealMariaDb, serving
 from zorya.core import errors
 from zorya.core.model import Access, Address, Entrance, Handoff, WakeOn
 from zorya.core.settings import Settings
 from zorya.engines import handoff
+from zorya.engines.mariadb.configuration import RELAY_ADDRESS
 from zorya.gateway.mariadb import wire
-from zorya.gateway.mariadb.proxy import RELAY_ADDRESS
 from zorya.gateway.mariadb.wire import Greeting, Packet
 
 ANN = Attempt(user=b"ann")
@@ -29,7 +31,7 @@ def error(packet: tuple[int, bytes]) -> tuple[int, int, str]:
     number, body = packet
     assert body[:1] == b"\xff"
     assert body[3:4] == b"#"
-    return number, wire.error_number(body), body[9:].decode()
+    return number, error_number(body), body[9:].decode()
 
 
 async def attempt(port: int, one: Attempt = ANN) -> tuple[int, bytes]:
@@ -128,10 +130,13 @@ async def test_greeted_client_answers_the_engine_when_that_has_come_up_meanwhile
 ) -> None:
     port = gateway.open(cluster)
 
+    async def come_up() -> None:
+        cluster.runs(relayed)
+
     def converse_late() -> Packet:
         with RawClient(port) as client:
             scramble = Greeting.from_body(client.receive().body).scramble
-            loop.call_soon_threadsafe(cluster.runs, relayed)
+            asyncio.run_coroutine_threadsafe(come_up(), loop).result()
             client.send(respond(ANN, scramble).to_body())
             switch = client.receive()
             plugin, data = wire.parse_switch(switch.body)
@@ -241,15 +246,16 @@ async def test_unverified_account_is_refused_when_the_setting_says_so(
 
 
 async def test_address_waits_and_is_refused_in_the_end_when_its_logins_fail(
-    gateway: RunningGateway, cluster: FakeEndpoint
+    cluster: FakeEndpoint, keep: FakeKeep, settings: Settings
 ) -> None:
-    port = gateway.open(cluster)
-    wrong = Attempt(user=b"ann", password=b"wrong")
-    for _ in range(6):
-        assert error(await attempt(port, wrong))[1] == 1045
-    said = await asyncio.gather(*(attempt(port, wrong) for _ in range(20)))
-    assert any(error(one)[:2] == (0, 1129) for one in said)
-    assert cluster.wakes == 0
+    async with running(settings.model_copy(update={"login_delay_max_s": 0.4}), keep=keep) as gateway:
+        port = gateway.open(cluster)
+        wrong = Attempt(user=b"ann", password=b"wrong")
+        for _ in range(6):
+            assert error(await attempt(port, wrong))[1] == 1045
+        said = await asyncio.gather(*(attempt(port, wrong) for _ in range(20)))
+        assert any(error(one)[:2] == (0, 1129) for one in said)
+        assert cluster.wakes == 0
 
 
 async def test_held_client_is_told_when_it_is_cut_off(gateway: RunningGateway, cluster: FakeEndpoint) -> None:
@@ -263,7 +269,7 @@ async def test_held_client_is_told_when_it_is_cut_off(gateway: RunningGateway, c
 async def test_old_protocol_is_refused_without_a_sqlstate(gateway: RunningGateway, cluster: FakeEndpoint) -> None:
     old = Attempt(user=b"", body=b"\x04\x00" + b"\0\0\1" + b"ann\0")
     number, body = await attempt(gateway.open(cluster), old)
-    assert (number, wire.error_number(body)) == (2, 1251)
+    assert (number, error_number(body)) == (2, 1251)
     assert body[3:].startswith(b"Client does not support")
 
 
@@ -318,7 +324,7 @@ async def test_bytes_before_tls_are_no_part_of_what_is_protected(
             return client.receive()
 
     packet = await asyncio.to_thread(be_early)
-    assert (packet.kind, wire.error_number(packet.body)) == (wire.ERROR, 1043)
+    assert (packet.kind, error_number(packet.body)) == (wire.ERROR, 1043)
     assert cluster.wakes == 0
 
 
@@ -332,7 +338,7 @@ async def test_client_is_cut_off_when_it_announces_too_much(gateway: RunningGate
             return client.receive()
 
     packet = await asyncio.to_thread(announce)
-    assert (packet.number, wire.error_number(packet.body)) == (1, 1043)
+    assert (packet.number, error_number(packet.body)) == (1, 1043)
 
 
 async def test_client_is_let_go_when_it_says_nothing(cluster: FakeEndpoint, keep: FakeKeep, settings: Settings) -> None:
@@ -367,6 +373,30 @@ async def test_tls_that_fails_costs_the_connection_alone(gateway: RunningGateway
                 pass
 
     await asyncio.to_thread(fail)
+    assert cluster.wakes == 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_garbage_costs_the_connection_alone(gateway: RunningGateway, cluster: FakeEndpoint, seed: int) -> None:
+    port, chance = gateway.open(cluster), random.Random(seed)
+
+    def say_garbage() -> bytes:
+        with RawClient(port) as client:
+            scramble = Greeting.from_body(client.receive().body).scramble
+            one = Attempt(user=b"nobody", is_tls=chance.random() < 0.3)
+            body = bytearray(respond(one, scramble).to_body())
+            for _ in range(chance.randrange(4)):
+                body[chance.randrange(len(body))] = chance.randrange(256)
+            said = wire.packet(1, bytes(body[: chance.randrange(len(body) + 1)])) + chance.randbytes(50)
+            with contextlib.suppress(OSError):
+                client.stream.sendall(said)
+                client.stream.shutdown(socket.SHUT_WR)
+                return client.stream.recv(1000)
+            return b""
+
+    said = await asyncio.to_thread(say_garbage)
+    assert said[4:5] in (b"", b"\xff", b"\xfe")
+    assert said[4:7] != b"\xff" + (1815).to_bytes(2, "little")
     assert cluster.wakes == 0
 
 

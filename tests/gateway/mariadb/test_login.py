@@ -6,10 +6,9 @@ from dataclasses import replace
 import pytest
 
 from gateway.fakes import FakeEndpoint, RunningGateway
-from gateway.mariadb.raw_client import USUAL, Attempt, converse
+from gateway.mariadb.raw_client import USUAL, Attempt, converse, error_number
 from gateway.mariadb.real_mariadb import RealMariaDb
 from zorya.core.model import Entrance
-from zorya.gateway.mariadb.refusals import FAILED_LOGIN
 from zorya.gateway.mariadb.wire import Capability
 
 OTHER = b"caching_sha2_password"
@@ -28,6 +27,7 @@ ATTEMPTS = {
     "database, of all": Attempt(user=b"ann", database=b"INFORMATION_SCHEMA"),
     "database, of the system": Attempt(user=b"ann", database=b"mysql"),
     "database, too long": Attempt(user=b"ann", database=b"d" * 65),
+    "database, much too long": Attempt(user=b"ann", database=b"d" * 5000),
     "database, ends in a space": Attempt(user=b"ann", database=b"shop "),
     "database, not ASCII": Attempt(user=b"ann", database="b\u00e9b\u00e9".encode()),
     "database, latin1": Attempt(user=b"ann", database="b\u00e9b\u00e9".encode("latin-1"), collation=8),
@@ -116,11 +116,11 @@ async def test_stranger_is_refused_like_a_wrong_password(
     port = gateway.open(cluster)
     # MariaDB takes any account in place of the one that is not there, so that its answer may be that of any plugin.
     _, refused = await asyncio.to_thread(converse, real.port, attempt)
-    assert int.from_bytes(refused[1:3], "little") in FAILED_LOGIN
+    assert error_number(refused) in (1045, 1698)
     known = replace(attempt, user=b"ann", password=attempt.password and b"wrong")
-    expected = await asyncio.to_thread(converse, real.port, replace(known, source=attempt.source))
-    number, said = await asyncio.to_thread(converse, port, attempt)
-    assert (number, said.replace(b"'" + attempt.user + b"'", b"'ann'")) == expected
+    _, expected = await asyncio.to_thread(converse, real.port, known)
+    _, said = await asyncio.to_thread(converse, port, attempt)
+    assert said.replace(b"'" + attempt.user + b"'", b"'ann'") == expected
     assert cluster.wakes == 0
     assert cluster.failures == [(attempt.source, attempt.user.decode())]
 

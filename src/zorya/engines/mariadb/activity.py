@@ -26,7 +26,9 @@ Where the plugin METADATA_LOCK_INFO cannot be loaded, sessions that hold locks a
 they keep them, and nobody else of the cluster runs who could wait for them.
 """
 
+import asyncio
 import contextlib
+import math
 import platform
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -46,19 +48,25 @@ _STATUS = (
     " 'Innodb_buffer_pool_pages_free', 'Innodb_buffer_pool_pages_total')"
 )
 _SESSIONS = (
-    "SELECT p.ID, p.TID, p.USER, p.HOST, p.COMMAND, p.STATE, p.TIME_MS, p.QUERY_ID,"
-    " MAX(t.trx_id IS NOT NULL), MAX(t.trx_state <=> 'LOCK WAIT'), UNIX_TIMESTAMP(NOW(6))"
-    " FROM information_schema.PROCESSLIST AS p"
-    " LEFT JOIN information_schema.INNODB_TRX AS t ON t.trx_mysql_thread_id = p.ID GROUP BY p.ID"
+    "SELECT ID, TID, USER, HOST, COMMAND, STATE, TIME_MS, QUERY_ID, UNIX_TIMESTAMP(NOW(6))"
+    " FROM information_schema.PROCESSLIST"
 )
+_TRANSACTIONS = "SELECT trx_mysql_thread_id, trx_state = 'LOCK WAIT' FROM information_schema.INNODB_TRX"
 _LOCKS = "SELECT DISTINCT THREAD_ID FROM information_schema.METADATA_LOCK_INFO"
 _HAS_LOCKS = (
     "SELECT COUNT(*) FROM information_schema.PLUGINS"
     " WHERE PLUGIN_NAME = 'METADATA_LOCK_INFO' AND PLUGIN_STATUS = 'ACTIVE'"
 )
 
-_POLL: Mapping[str, frozenset[str]] = {"x86_64": frozenset({"7", "271"}), "aarch64": frozenset({"73"})}
-"""The numbers of poll and ppoll, by machine (asm/unistd.h)."""
+_FRESH_AFTER_S = 0.15
+"""InnoDB answers with its transactions of then, if it was asked within the last 0.1 s (storage/innobase/trx/trx0i_s.cc,
+CACHE_MIN_IDLE_TIME_NS). Nobody but Zorya may ask."""
+
+_POLL: Mapping[str, frozenset[str]] = {"x86_64": frozenset({"7", "271", "219"}), "aarch64": frozenset({"73", "128"})}
+"""The numbers of poll, ppoll and restart_syscall, by machine (asm/unistd.h).
+
+The last is what the kernel goes on with after a freeze or a signal, with the arguments of the call that it goes on.
+"""
 
 _OWN_USERS = frozenset({"system user", "event_scheduler"})
 """Who the server's own threads are listed as; they have no connection."""
@@ -80,8 +88,8 @@ class _Session:
     """Whether it has not yet said who it is."""
     is_local: bool
     sleeps: bool
-    in_transaction: bool
-    is_locked_out: bool
+    waits_for_lock: bool
+    """For one that is not InnoDB's."""
     last_query: int
     silent_s: float
     active_at: float
@@ -96,6 +104,13 @@ class _Answer:
     """How many connections are Zorya's."""
     holding: Set[int]
     """The numbers of the sessions that hold a lock."""
+    transactions: Mapping[int, bool]
+    """By the numbers of the sessions that are in one: whether it waits for a lock."""
+    unsure: Set[int]
+    """The sessions that have done something since it was known who was in a transaction."""
+
+    def is_at_work(self, session: _Session) -> bool:
+        return not session.sleeps or session.number in self.transactions
 
 
 class Watcher:
@@ -106,7 +121,12 @@ class Watcher:
         self._folders = folders
         self._admin = administrator.read(folders.conf).name.value
         self._connection: admin.Connection | None = None
-        self._questions: Sequence[str] = ()
+        self._has_locks = False
+        self._transactions: dict[int, bool] = {}
+        self._asked_at_s = -math.inf
+        """When InnoDB was last asked for its transactions."""
+        self._known: dict[int, int] = {}
+        """Each session's last query when it was."""
         self._active_at: dict[int, float] = {}
         self._numbers: dict[int, int] = {}
         self._read = 0
@@ -130,8 +150,8 @@ class Watcher:
                 for one in sorted(sessions, key=lambda one: one.number)
             ),
             idle_s=min((one.silent_s if one.sleeps else 0.0 for one in sessions), default=None),
-            at_work=sum(1 for one in sessions if not one.sleeps or one.in_transaction),
-            waiting=sum(1 for one in sessions if one.is_locked_out),
+            at_work=sum(1 for one in sessions if answer.is_at_work(one)),
+            waiting=sum(1 for one in sessions if one.waits_for_lock or answer.transactions.get(one.number, False)),
             blocks_hit=answer.status["Innodb_buffer_pool_read_requests"] - answer.status["Innodb_buffer_pool_reads"],
             blocks_read=answer.status["Innodb_buffer_pool_reads"],
             cache_bytes=answer.status["Innodb_buffer_pool_bytes_data"],
@@ -179,10 +199,13 @@ class Watcher:
             if self._connection is None:
                 self._connection = await admin.connect(self._folders)
                 with admin.explained():
-                    has_locks = (await self._connection.ask_all([_HAS_LOCKS]))[0][0][0]
-                self._questions = (_STATUS, _SESSIONS, *([_LOCKS] if has_locks else []))
+                    self._has_locks = bool((await self._connection.ask_all([_HAS_LOCKS]))[0][0][0])
+            now_s = asyncio.get_running_loop().time()
+            is_fresh = now_s - self._asked_at_s >= _FRESH_AFTER_S
+            # The list comes first: who was in a transaction then still is, or has done something since.
+            questions = [_STATUS, _SESSIONS, *([_LOCKS] if self._has_locks else [])]
             with admin.explained():
-                status, rows, *locks = await self._connection.ask_all(self._questions)
+                status, rows, *more = await self._connection.ask_all(questions + ([_TRANSACTIONS] if is_fresh else []))
         except BaseException:
             # Given up in the middle of an answer, the connection is of no use any more.
             connection, self._connection = self._connection, None
@@ -193,16 +216,23 @@ class Watcher:
         others = [row for row in connected if row[2] != self._admin]
         if len(others) == len(connected):
             raise errors.EngineProblem("The engine does not list its administrator.")
+        sessions = [_session(row) for row in others]
+        if is_fresh:
+            self._asked_at_s = now_s
+            self._transactions = {int(number): bool(waits) for number, waits in more.pop()}
+            self._known = {one.number: one.last_query for one in sessions}
         return _Answer(
             status={name: int(value) for name, value in status},
-            sessions=[_session(row) for row in others],
+            sessions=sessions,
             own=len(connected) - len(others),
-            holding={int(row[0]) for found in locks for row in found},
+            holding={int(row[0]) for found in more for row in found},
+            transactions=self._transactions,
+            unsure={one.number for one in sessions if self._known.get(one.number) != one.last_query},
         )
 
 
 def _session(row: Sequence[Any]) -> _Session:
-    number, thread, user, host, command, state, silent_ms, last_query, in_transaction, waits, now = row
+    number, thread, user, host, command, state, silent_ms, last_query, now = row
     silent_s = float(silent_ms) / 1000
     said = str(state or "")
     return _Session(
@@ -212,8 +242,7 @@ def _session(row: Sequence[Any]) -> _Session:
         is_let_in=user == "unauthenticated user",
         is_local=host == "localhost",
         sleeps=command == "Sleep",
-        in_transaction=bool(in_transaction),
-        is_locked_out=bool(waits) or said == "User lock" or (said.startswith("Waiting for") and "lock" in said),
+        waits_for_lock=said == "User lock" or (said.startswith("Waiting for") and "lock" in said),
         last_query=int(last_query),
         silent_s=silent_s,
         active_at=float(now) - silent_s,
@@ -230,12 +259,14 @@ def _busy(answer: _Answer, waits: Mapping[int, bool], unlisted: int) -> str:
     at_work = sum(1 for one in sessions if not one.sleeps or not waits[one.thread])
     if at_work:
         return f"Sessions that are at work: {at_work}."
-    in_transaction = sum(1 for one in sessions if one.in_transaction)
+    in_transaction = sum(1 for one in sessions if one.number in answer.transactions)
     if in_transaction:
         return f"Sessions that wait within a transaction: {in_transaction}."
     holding = sum(1 for one in sessions if one.number in answer.holding)
     if holding:
         return f"Sessions that hold a lock: {holding}."
+    if answer.unsure:
+        return "A session has just done something."
     if any(one.is_local for one in sessions):
         return "A session of the host's administrator is open beside the endpoint."
     return ""

@@ -83,6 +83,7 @@ class Templates:
                     "--no-defaults",
                     f"--basedir={installation.folder}",
                     f"--datadir={data}",
+                    f"--tmpdir={data}",
                     "--auth-root-authentication-method=normal",
                     "--skip-test-db",
                     "--skip-name-resolve",
@@ -237,6 +238,8 @@ async def _bootstrap(
             "--bootstrap",
             f"--basedir={installation.folder}",
             f"--datadir={data}",
+            # A server that starts removes what others have in their folder of temporary files, if it is the same one.
+            f"--tmpdir={data}",
             "--character-set-server=utf8mb4",
             "--skip-name-resolve",
             f"--innodb-log-file-size={log_bytes}",
@@ -260,6 +263,7 @@ def _hear_greeting(installation: Installation, folder: Path, account: Account) -
             "--no-defaults",
             f"--basedir={installation.folder}",
             f"--datadir={folder / 'data'}",
+            f"--tmpdir={folder / 'data'}",
             f"--log-bin={folder / 'binlog'}",
             # A Unix socket's path must be short.
             "--socket=../greeting.sock",

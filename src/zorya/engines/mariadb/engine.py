@@ -143,13 +143,6 @@ class MariaDb:
         with files.disk_errors("Writing the engine's configuration", instance.folders.conf):
             return _write_capacity(instance)
 
-    async def write_tls(self, instance: Instance) -> None:
-        """See Engine.write_tls."""
-        conf = instance.folders.conf
-        if instance.tls is not None and (conf / configuration.KEY_FILE).exists():
-            with files.disk_errors("Writing the engine's certificate", conf):
-                certificate.write(conf, instance.tls, instance.account)
-
     async def reload(self, instance: Instance, tell: Callable[[signal.Signals], None]) -> None:  # noqa: ARG002
         """See Engine.reload. No signal does it: SIGHUP would have the server forget its administrator."""
         conf = instance.folders.conf

@@ -174,13 +174,6 @@ class Postgres:
         with files.disk_errors("Writing the engine's configuration", instance.folders.conf):
             return _write_capacity(instance)
 
-    async def write_tls(self, instance: Instance) -> None:
-        """See Engine.write_tls."""
-        conf = instance.folders.conf
-        if instance.tls is not None and (conf / configuration.KEY_FILE).exists():
-            with files.disk_errors("Writing the engine's certificate", conf):
-                certificate.write(conf, instance.tls, instance.account)
-
     async def reload(self, instance: Instance, tell: Callable[[signal.Signals], None]) -> None:  # noqa: ARG002
         """See Engine.reload. The first process passes it on to the others (manual chapter 20.1.2)."""
         tell(signal.SIGHUP)

@@ -94,9 +94,10 @@ class Authentication:
         self._is_tls = is_tls
         self._account = hosts.choose(accounts.accounts, self.user, address)
         self._databases = accounts.databases
-        self._methods = self._account.methods if self._account is not None else (_NOBODY,)
+        self._methods = self._account.methods if self._account is not None else _disguise(self.user, accounts)
         self._first_plugin = self._methods[0].plugin if self._methods else NATIVE
         is_unknown = any(method.plugin not in (NATIVE, _LOCAL_ONLY) for method in self._methods)
+        self._wakes_unverified = wakes_unverified
         self._may_wake_unproved = is_unknown and wakes_unverified
 
     def begin(self) -> bytes:
@@ -145,7 +146,12 @@ class Authentication:
             return refusals.access_denied(self.user, self._address, used_password=used_password)
         if account.is_locked:
             return refusals.LOCKED
-        return self._forbid_database(account) or (CertificateNeeded() if account.needs_certificate else None)
+        forbidden = self._forbid_database(account)
+        if forbidden is not None or not account.needs_certificate:
+            return forbidden
+        if self._wakes_unverified:
+            return CertificateNeeded()
+        return refusals.access_denied(self.user, self._address, used_password=used_password)
 
     def _forbid_database(self, account: Account) -> Refusal | None:
         try:
@@ -169,6 +175,19 @@ def read_user(response: Response) -> str:
     if len(user) > 1 and user.startswith("'") and user.endswith("'"):
         user = user[1:-1]
     return user[:MAX_USER_CHARACTERS]
+
+
+def _disguise(user: str, accounts: Accounts) -> tuple[Method, ...]:
+    """Answer methods for a user that does not exist: as many as some account's, always the same, and never enough.
+
+    As in find_mpvio_user: else it could be told from what is asked whether there is an account that has several. Of
+    what cannot be verified here nothing is left, so that no stranger wakes anything.
+    """
+    if not accounts.accounts:
+        return (_NOBODY,)
+    chosen = int.from_bytes(hashlib.sha256(user.encode("utf-8", "surrogateescape")).digest()[:8])
+    methods = accounts.accounts[chosen % len(accounts.accounts)].methods
+    return tuple(one if one.plugin == _LOCAL_ONLY else _NOBODY for one in methods) or (_NOBODY,)
 
 
 def native_token(key: bytes, salt: bytes, scramble: bytes) -> bytes:

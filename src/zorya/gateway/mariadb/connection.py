@@ -12,11 +12,12 @@ import functools
 
 from zorya.core import logging
 from zorya.core.accounts import Accounts
+from zorya.engines.mariadb import configuration
 from zorya.gateway import boarding, refusals
 from zorya.gateway.arrival import Arrival, Destination
 from zorya.gateway.boarding import Passage
 from zorya.gateway.directory import Endpoint
-from zorya.gateway.mariadb import authentication, hosts, proxy
+from zorya.gateway.mariadb import authentication, hosts
 from zorya.gateway.mariadb import refusals as own_refusals
 from zorya.gateway.mariadb.authentication import Authentication, CertificateNeeded, Outcome, Proved, Unproved
 from zorya.gateway.mariadb.conversation import Conversation, Offer
@@ -73,7 +74,7 @@ def why_not(arrival: Arrival, endpoint: Endpoint) -> TurnedAway | None:
 
     From the gateway's own address nobody may: the engine would believe it whatever it says of where it comes from.
     """
-    if arrival.address == proxy.RELAY_ADDRESS:
+    if arrival.address == configuration.RELAY_ADDRESS:
         return refusals.not_allowed(arrival.address, endpoint.name)
     return boarding.why_not(arrival, endpoint)
 
@@ -84,8 +85,7 @@ async def receive(talk: Conversation, destination: Destination, response: Respon
     if endpoint.access.require_tls and not arrival.is_encrypted:
         await talk.refuse(own_refusals.of(refusals.tls_required(endpoint.name, _TLS_HINT)))
         return
-    user = authentication.read_user(response)
-    await boarding.await_turn_of_role(arrival, endpoint, user)
+    await boarding.await_turn_of_role(arrival, endpoint, authentication.read_user(response))
     known = endpoint.identities if not boarding.wakes_nothing(endpoint) else None
     outcome: Outcome | None = Unproved()
     if isinstance(known, Accounts):
@@ -99,9 +99,9 @@ async def receive(talk: Conversation, destination: Destination, response: Respon
         case CertificateNeeded():
             await boarding.board(arrival, destination, _passage(talk, Turned(message=_CERTIFICATE_HINT)))
         case Proved():
-            await _attach(talk, destination, response, user, outcome)
+            await _attach(talk, destination, response, outcome)
         case Unproved():
-            await _attach(talk, destination, response, user, None)
+            await _attach(talk, destination, response, None)
         case None:
             log.debug("client left before it had proved who it is", cluster=arrival.cluster)
 
@@ -137,23 +137,23 @@ async def _attach_unread(talk: Conversation, destination: Destination) -> None:
         handed=None,
         relayed=Announced(client=talk.address),
         cut_off=talk.cut_off,
-        source=proxy.RELAY_ADDRESS,
+        source=configuration.RELAY_ADDRESS,
     )
     await boarding.board(talk.arrival, destination, passage)
 
 
-async def _attach(
-    talk: Conversation, destination: Destination, response: Response, user: str, proof: Proved | None
-) -> None:
-    """Log in for the client; without a proof have the engine ask it for one."""
-    arrival, endpoint = talk.arrival, destination.endpoint
+async def _attach(talk: Conversation, destination: Destination, response: Response, proof: Proved | None) -> None:
+    """Log in for the client; without a proof have the engine ask it for one.
+
+    A login that the engine turns down is not noted here: the engine does so itself (see `Endpoint.login_failed`).
+    """
+    arrival = talk.arrival
     seal = None
     if arrival.end_point_hash is not None:
         seal = Seal(scramble=talk.scramble, fingerprint=arrival.end_point_hash)
     introduction = LoggedIn(
         talk=talk,
         new_login=functools.partial(EngineLogin, response, proof, over_tls=arrival.is_encrypted, seal=seal),
-        note_failure=functools.partial(boarding.note_failed_login, arrival, endpoint, user),
     )
     await boarding.board(arrival, destination, _passage(talk, introduction))
 
@@ -164,5 +164,5 @@ def _passage(talk: Conversation, introduction: LoggedIn | Turned) -> Passage:
         relayed=introduction,
         cut_off=talk.cut_off,
         only_relay=_OURS,
-        source=proxy.RELAY_ADDRESS,
+        source=configuration.RELAY_ADDRESS,
     )

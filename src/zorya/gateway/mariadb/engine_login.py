@@ -33,8 +33,6 @@ class Step:
     """Whether TLS begins once the engine has been sent that; then call `secured`."""
     is_last: bool = False
     """Whether the start has ended: with OK, or with an error, after which the engine closes."""
-    is_failed_login: bool = False
-    """Whether that error says that the client has not proved who it is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,8 +68,7 @@ class EngineLogin:
             raise errors.EngineProblem("The engine sends packets out of order.")
         self._count()
         if packet.kind == wire.ERROR:
-            is_failed_login = wire.error_number(packet.body) in refusals.FAILED_LOGIN
-            return Step(to_client=packet.body, is_last=True, is_failed_login=is_failed_login)
+            return Step(to_client=packet.body, is_last=True)
         if self._greeting is None:
             return self._greet(packet.body)
         if packet.kind == wire.OK:

@@ -35,8 +35,6 @@ class LoggedIn:
 
     talk: Conversation
     new_login: Callable[[], EngineLogin] = field(repr=False)
-    note_failure: Callable[[], None]
-    """Called when the engine does not believe that the client is who it says."""
 
     async def conduct(self, engine: socket.socket, client: socket.socket) -> socket.socket:  # noqa: ARG002
         """See Introduction.conduct. Returns when the engine has let the client in, or has turned it down."""
@@ -76,8 +74,6 @@ class LoggedIn:
             if answering is not None:
                 answering.cancel()
                 await asyncio.gather(answering, return_exceptions=True)
-        if step.is_failed_login:
-            self.note_failure()
         if step.to_client is not None:
             await self._say(step.to_client)
 

@@ -1,15 +1,12 @@
 """Telling an engine whose connection it is that the gateway makes: the PROXY protocol, version 2. Pure.
 
 The layout is that of https://www.haproxy.org/download/1.8/doc/proxy-protocol.txt, section 2.2. The engine believes it
-of RELAY_ADDRESS alone (`proxy_protocol_networks`), from which no client may come.
+of RELAY_ADDRESS alone (`engines.mariadb.configuration`), from which no client may come.
 """
 
 import ipaddress
 
 from zorya.core.model import Address
-
-RELAY_ADDRESS = "127.90.79.82"
-"""The address of this host from which the gateway reaches engines: nobody else has a reason to use it."""
 
 _SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 _VERSION_2_PROXY = 0x21

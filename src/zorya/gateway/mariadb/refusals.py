@@ -28,12 +28,9 @@ TOO_OLD = Refusal(
 )
 LOCKED = Refusal(number=4151, sqlstate="HY000", message="Access denied, this account is locked")
 
+_SHOWN_CHARACTERS = 100
+
 _ACCESS_DENIED = 1045
-_ACCESS_DENIED_UNEXPLAINED = 1698
-
-FAILED_LOGIN = frozenset({_ACCESS_DENIED, _ACCESS_DENIED_UNEXPLAINED})
-"""The numbers that mean that a client has not proved who it is."""
-
 _CODES: Mapping[Reason, tuple[int, str]] = {
     Reason.PROTOCOL_VIOLATION: (1043, "08S01"),
     # As MariaDB answers for a database that is not there: drivers take it for final and do not try again.
@@ -100,7 +97,9 @@ def unknown_database(database: str) -> Refusal:
 
 
 def incorrect_database(database: str) -> Refusal:
-    """Answer ER_WRONG_DB_NAME: no database can have this name."""
+    """Answer ER_WRONG_DB_NAME: no database can have this name, of which no more than 100 characters are shown."""
+    if len(database) > _SHOWN_CHARACTERS:
+        database = f"{database[: _SHOWN_CHARACTERS - 3]}..."
     return Refusal(number=1102, sqlstate="42000", message=f"Incorrect database name '{database}'")
 
 

@@ -25,7 +25,6 @@ TOKEN_BYTES = 20
 NATIVE = "mysql_native_password"
 
 OK = 0x00
-MORE_DATA = 0x01
 SWITCH = 0xFE
 ERROR = 0xFF
 """The first byte of what a server says after the client's response."""
@@ -266,13 +265,6 @@ def parse_start(body: bytes, offered: int) -> TlsWanted | Ancient | Response:
     return _parse_response(body, agreed)
 
 
-def parse_response(body: bytes, offered: int) -> Response | Ancient:
-    """Read what a client says within TLS. Raises ProtocolViolation for what MariaDB calls a bad handshake."""
-    start = parse_start(body, offered & ~Capability.SSL)
-    assert not isinstance(start, TlsWanted)
-    return start
-
-
 def _parse_response(body: bytes, agreed: int) -> Response:
     fields = _Fields(body, _SSL_REQUEST_BYTES)
     user = fields.string()
@@ -361,11 +353,6 @@ def error_body(refusal: Refusal, charset: Charset, *, has_sqlstate: bool = True)
     """Answer an error packet's body; clients of before MySQL 4.1 know of no SQLSTATE."""
     state = b"#" + refusal.sqlstate.encode() if has_sqlstate else b""
     return bytes([ERROR]) + refusal.number.to_bytes(2, "little") + state + charset.encode(refusal.message)
-
-
-def error_number(body: bytes) -> int:
-    """Answer the number of an error packet that a server has sent."""
-    return int.from_bytes(body[1:3], "little")
 
 
 def switch_body(plugin: str, data: bytes) -> bytes:
