@@ -117,7 +117,7 @@ def test_a_number_of_copies_that_no_volume_can_have_is_refused(copies: int) -> N
 
 def test_a_kind_without_copies_has_one() -> None:
     modify.check_copies(1, EngineKind.MARIADB, most=1)
-    with pytest.raises(errors.InvalidInput, match="The volume of a MariaDB cluster has one copy, not 3."):
+    with pytest.raises(errors.InvalidInput, match=r"The volume of a MariaDB cluster has one copy, not 3\."):
         modify.check_copies(3, EngineKind.MARIADB, most=1)
 
 

@@ -245,11 +245,13 @@ def _credentials(api: Api, name: str, *, reader: bool) -> wire.Credentials:
     credentials = api.credentials(name)
     if not reader:
         return credentials
-    endpoint = api.cluster(name)["reader_endpoint"]
+    cluster = api.cluster(name)
+    endpoint = cluster["reader_endpoint"]
     if endpoint is None:
+        can_have_more = cluster["engine"] == EngineKind.POSTGRES
         raise errors.Conflict(
             f"Cluster {name} has one copy, and so no reader endpoint.",
-            hint=f"`zorya modify {name} --copies 6` makes more.",
+            hint=f"`zorya modify {name} --copies 6` makes more." if can_have_more else "",
         )
     url = urlsplit(credentials["url"])
     user, _, _ = url.netloc.rpartition("@")

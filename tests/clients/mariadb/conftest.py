@@ -69,6 +69,8 @@ def server(started: Server, way: str) -> Iterator[Server]:
     started.begin_events()
     yield started
     assert started.show("shop")["attach"] == ("relay" if way == "relay" else "handoff")
+    if way == "freezing" and started.show("shop")["compute"] != "stopped":
+        started.wait_for("frozen", "shop")
     events = started.besides_scaling("shop")
     assert [event for event in events if event not in FREEZES] in ([], ["0147", "0148"])
     assert way == "freezing" or not FREEZES.intersection(events)

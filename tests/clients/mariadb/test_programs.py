@@ -76,9 +76,9 @@ def test_program_works_in_batch_with_compression(filled: Shop, run: Callable[...
 
 
 def test_all_rows_arrive_when_they_are_printed_as_they_come(filled: Shop, run: Callable[..., str]) -> None:
-    sql = "SELECT REPEAT('x', 50000) FROM seq_1_to_2000"
+    sql = "SELECT REPEAT('x', 50000) FROM seq_1_to_400"
     printed = run("mariadb", "--quick", "--batch", "--skip-column-names", filled.database, "--execute", sql)
-    assert printed == ("x" * 50000 + "\n") * 2000
+    assert printed == ("x" * 50000 + "\n") * 400
 
 
 def test_rows_are_imported_from_the_clients_file(shop: Shop, run: Callable[..., str], tmp_path: Path) -> None:

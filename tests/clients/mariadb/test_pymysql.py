@@ -172,7 +172,7 @@ def test_session_keeps_what_it_has_over_a_freeze(connection: Connection, settle:
     ask(connection, "CREATE TEMPORARY TABLE mine AS SELECT seq FROM seq_1_to_1000")
     ask(connection, "SET @mine = 'žluť', SESSION sort_buffer_size = 123456, SESSION sql_mode = 'ANSI_QUOTES'")
     ask(connection, "PREPARE doubled FROM 'SELECT ? * 2'")
-    before = connection.thread_id()
+    [[before]] = ask(connection, "SELECT CONNECTION_ID()")
     for _ in range(3):
         settle()
         connection.ping(reconnect=False)

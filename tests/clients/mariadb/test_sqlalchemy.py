@@ -127,7 +127,7 @@ async def test_asynchronous_engine_runs_statements(shop: Shop, driver: str, sett
 
     engine = create_async_engine(url(shop, driver), pool_pre_ping=True)
     for n in range(3):
-        settle()
         async with engine.begin() as connection:
             assert await connection.scalar(text("SELECT CAST(:n AS SIGNED) + 1"), {"n": n}) == n + 1
+        settle()
     await engine.dispose()

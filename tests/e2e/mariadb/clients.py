@@ -73,23 +73,27 @@ def stays_asleep(server: Server, deed: Callable[[], Any], name: str = "shop") ->
     return done
 
 
+def login(server: Server, name: str = "shop") -> dict[str, Any]:
+    """Answer how the cluster's user connects, for clients that cannot ask the server for it."""
+    credentials = server.api.credentials(name)
+    return {
+        "host": credentials["endpoint"]["host"],
+        "port": credentials["endpoint"]["port"],
+        "user": credentials["username"],
+        "password": credentials["password"],
+        "database": credentials["database"],
+        "autocommit": True,
+        "connect_timeout": 60,
+        "ssl_disabled": True,
+    }
+
+
 class WaitingClient:
     """A client that connects in a thread of its own, since it is held until its cluster runs."""
 
     def __init__(self, server: Server, sql: str = "SELECT 1", name: str = "shop", **options: Any) -> None:
         # Asked for now: there may be no server when the client connects.
-        credentials = server.api.credentials(name)
-        self._options: dict[str, Any] = {
-            "host": credentials["endpoint"]["host"],
-            "port": credentials["endpoint"]["port"],
-            "user": credentials["username"],
-            "password": credentials["password"],
-            "database": credentials["database"],
-            "autocommit": True,
-            "connect_timeout": 60,
-            "ssl_disabled": True,
-            **options,
-        }
+        self._options = {**login(server, name), **options}
         self._sql = sql
         self._error = ""
         self._thread = threading.Thread(target=self._connect)

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pymysql
 import pytest
 
 from e2e.mariadb.clients import attempt, one
@@ -32,6 +31,7 @@ from e2e.mariadb.raw_client import (
 from fix_home import running_for_a_file
 from harness import Server
 from waiting import wait_until
+from zorya.engines.mariadb.configuration import RELAY_ADDRESS
 
 STATES = ("stopped", "running")
 PORTS = ("own", "shared")
@@ -260,7 +260,7 @@ def test_proof_for_another_greeting_is_worth_nothing(server: Server, state: str)
 def test_verifier_alone_opens_nothing(server: Server) -> None:
     """Who has read the file of accounts has the double hash, and not what a proof needs."""
     server.api.pause("shop", force=True)
-    (file,) = server.home.glob("clusters/*/identities.json")
+    file = server.home / "clusters" / str(server.show("shop")["id"]) / "identities.json"
     assert file.stat().st_mode & 0o077 == 0
     verifier = bytes.fromhex(file.read_text().split('"verifier": "*')[1][:40])
     with RawClient(ports(server)[0]) as client:
@@ -311,7 +311,9 @@ def test_port_scan_and_resets_wake_nothing(server: Server, state: str) -> None:
 
 
 def test_client_that_sends_a_byte_now_and_then_is_cut_off(server: Server, state: str) -> None:
-    opened = [socket.create_connection(("127.0.0.1", port), 30) for port in ports(server)]
+    # At its own port a cluster that runs hears its clients itself, and MariaDB's limit is one of each read.
+    heard_by_zorya = ports(server) if state == "stopped" else ports(server)[1:]
+    opened = [socket.create_connection(("127.0.0.1", port), 30) for port in heard_by_zorya]
     try:
         for client in opened:
             client.sendall(b"\xff\xff\0\x01")
@@ -335,21 +337,19 @@ def dribbled_out(client: socket.socket) -> bool:
     return True
 
 
-def test_nobody_is_the_relay_but_zorya(server: Server) -> None:
-    """Whoever could pass for the relay could say that it comes from any address."""
-    server.api.resume("shop")
-    header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes([10, 0, 0, 1, 127, 0, 0, 1, 0, 1, 0, 2])
+def test_nobody_can_say_that_it_comes_from_another_address(server: Server) -> None:
+    """What the relay tells the engine, a PROXY header, is not taken from clients."""
+    password = server.api.credentials("shop")["password"]
+    ip4 = bytes([10, 0, 0, 1, 127, 0, 0, 1, 0, 1, 0, 2])
+    header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + ip4
     with server.mysql() as session:
-        engine_ports = [int(one(session, f"SELECT @@{name}")) for name in ("port", "extra_port")]
-    for source in ("127.0.0.1", "127.90.79.82"):
-        for port in (ports(server)[0], *engine_ports):
-            with (
-                contextlib.suppress(LoginRefused, ConnectionError, pymysql.err.MySQLError),
-                RawClient(port, source=source) as client,
-            ):
-                client.socket.settimeout(5)
-                client.socket.sendall(header)
-                credentials = server.api.credentials("shop")
-                client.log_in("zorya", credentials["password"], "shop")
-                if source == "127.0.0.1" or port == ports(server)[0]:
-                    assert b"10.0.0.1" not in client.ask("SELECT USER()")
+        engines = [int(one(session, f"SELECT @@{name}")) for name in ("port", "extra_port")]
+    for port in (*ports(server), *engines):
+        with contextlib.suppress(LoginRefused, ConnectionError), RawClient(port) as client:
+            client.socket.sendall(header)
+            client.log_in("zorya", password, "shop")
+            assert b"127.0.0.1" in client.ask("SELECT USER()")
+    # Nor may a client come from where the relay does.
+    for port in ports(server):
+        with pytest.raises((LoginRefused, ConnectionError)), RawClient(port, source=RELAY_ADDRESS) as client:
+            client.log_in("zorya", password, "shop")

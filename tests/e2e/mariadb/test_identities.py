@@ -1,6 +1,7 @@
 """Who may log in to a stopped MariaDB cluster: only they wake it, and all others hear what the engine would say."""
 
 import json
+import shutil
 import subprocess
 import threading
 from contextlib import closing, suppress
@@ -315,7 +316,22 @@ def test_a_pause_succeeds_when_they_cannot_be_saved(stopped_server: Server) -> N
     assert not file_of(server).exists()
 
 
-UNVERIFIED = ("CREATE USER sock IDENTIFIED VIA unix_socket", "CREATE USER cert IDENTIFIED BY 'good' REQUIRE X509")
+def program(server: Server, user: str, password: str, *words: str) -> tuple[int, str]:
+    """Log in with the program `mariadb`, which has plugins that PyMySQL has not; answer its code and what it said."""
+    found = shutil.which("mariadb")
+    if found is None:
+        pytest.skip("this host has no mariadb client")
+    endpoint = server.show("shop")["endpoint"]
+    where = [f"--host={endpoint['host']}", f"--port={endpoint['port']}", "--protocol=tcp", f"--user={user}"]
+    done = subprocess.run(
+        [found, "--no-defaults", *where, *words, "--skip-column-names", "-e", "SELECT CURRENT_USER()"],
+        env={**server.env, "MYSQL_PWD": password},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("choice", ["wake", "refuse"])
@@ -325,17 +341,42 @@ def test_setting_says_whether_an_account_that_only_the_engine_can_verify_wakes_i
     server = stopped_server
     start_with_shop(server, ZORYA_WAKE_UNVERIFIED=choice)
     with server.mysql() as session:
-        run(session, *UNVERIFIED)
-    tls = {"ssl_disabled": False, "ssl_ca": str(server.home / "tls" / "ca.pem"), "ssl_verify_cert": True}
-    for user, password in (("sock", "x"), ("cert", "good")):
+        if not one(session, "SELECT COUNT(*) FROM information_schema.plugins WHERE plugin_name = 'ed25519'"):
+            pytest.skip("this MariaDB has no ed25519")
+        run(session, "CREATE USER ed IDENTIFIED VIA ed25519 USING PASSWORD('good')")
+    tls = ("--ssl", f"--ssl-ca={server.home / 'tls' / 'ca.pem'}")
+    for password, words in (("good", ()), ("bad", ()), ("good", tls), ("bad", tls)):
         put_to_sleep(server)
-        number, text = attempt(server, user=user, password=password, database=None, **tls)
-        assert number in {1045, 1698}
-        assert f"Access denied for user '{user}'@'127.0.0.1'" in text
+        code, said = program(server, "ed", password, *words)
+        if choice == "wake" and password == "good":
+            assert (code, said) == (0, "ed@%\n")
+        else:
+            assert code == 1
+            assert "ERROR 1045 (28000): Access denied for user 'ed'@'127.0.0.1' (using password: YES)" in said
         assert server.show("shop")["compute"] == ("running" if choice == "wake" else "stopped")
+        server.api.resume("shop")
+        assert program(server, "ed", password, *words)[0] == (0 if password == "good" else 1)
     # Whoever can be verified wakes it, whatever the setting says.
     put_to_sleep(server)
     assert server.mysql_query("SELECT 1") == ((1,),)
+
+
+@pytest.mark.parametrize("choice", ["wake", "refuse"])
+def test_account_that_has_to_show_a_certificate_is_told_to_come_again_once_the_engine_runs(
+    stopped_server: Server, choice: str
+) -> None:
+    server = stopped_server
+    start_with_shop(server, ZORYA_WAKE_UNVERIFIED=choice)
+    server.mysql_query("CREATE USER cert IDENTIFIED BY 'good' REQUIRE X509")
+    tls = {"ssl_disabled": False, "ssl_ca": str(server.home / "tls" / "ca.pem"), "ssl_verify_cert": True}
+    options: dict[str, Any] = {"user": "cert", "database": None}
+    put_to_sleep(server)
+    # Without the password, or without TLS, it could not be let in anyway.
+    assert stays_asleep(server, partial(attempt, server, password="bad", **tls, **options))[0] == 1045
+    assert stays_asleep(server, partial(attempt, server, password="good", **options))[0] == 1045
+    number, text = attempt(server, password="good", **tls, **options)
+    assert (number, server.show("shop")["compute"]) == ((1053, "running") if choice == "wake" else (1045, "stopped"))
+    assert ("connect again" in text) is (choice == "wake")
 
 
 def test_anyone_wakes_it_where_the_cluster_says_so(shop: Server) -> None:

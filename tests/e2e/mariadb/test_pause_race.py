@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pymysql
 import pytest
 
-from e2e.mariadb.clients import WaitingClient, run, start_with_shop
+from e2e.mariadb.clients import WaitingClient, login, run, start_with_shop
 from harness import Server
 from waiting import wait_until
 
@@ -62,8 +62,7 @@ class Visitor(threading.Thread):
 
     def __init__(self, server: Server, name: str, seed: int) -> None:
         super().__init__()
-        self.server = server
-        self.name_of_cluster = name
+        self.login = login(server, name)
         self.choice = random.Random(seed)
         self.served = 0
         self.errors: list[str] = []
@@ -81,7 +80,7 @@ class Visitor(threading.Thread):
     def visit(self) -> None:
         """Connect, use the database, leave."""
         try:
-            with self.server.mysql(self.name_of_cluster, connect_timeout=60) as session:
+            with pymysql.connect(**self.login) as session:
                 run(session, "UPDATE visits SET n = n + 1")
             self.served += 1
         except pymysql.err.MySQLError as error:

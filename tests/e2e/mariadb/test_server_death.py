@@ -21,8 +21,8 @@ def test_create_goes_on_when_the_server_is_killed(server: Server, step: str) -> 
     wait_until(lambda: server.show("shop")["status"] == "available", "the cluster is made")
     assert server.mysql_query("SELECT DATABASE()") == (("shop",),)
     assert server.events("shop").count("0170") == 1
-    folders = list((server.home / "clusters" / server.show("shop")["id"]).iterdir())
-    assert sorted(folder.name for folder in folders) == ["conf", "data", "log"]
+    folders = {folder.name for folder in (server.home / "clusters" / server.show("shop")["id"]).iterdir()}
+    assert folders == {"conf", "data", "files", "log", "tmp"}
 
 
 @pytest.mark.parametrize("step", ["begun", "started", "done"])

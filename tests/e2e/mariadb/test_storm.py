@@ -9,7 +9,7 @@ from typing import Any
 import pymysql
 import pytest
 
-from e2e.mariadb.clients import begin, one, start_with_shop
+from e2e.mariadb.clients import begin, login, one, start_with_shop
 from harness import Server
 from waiting import wait_until
 
@@ -25,11 +25,12 @@ def storm(
     they wait.
     """
     together = threading.Barrier(clients)
+    how = {**login(server, name), **options}
 
     def connect(_: int) -> Any:
         together.wait(60)
         try:
-            return server.mysql(name, connect_timeout=60, **options)
+            return pymysql.connect(**how)
         except pymysql.err.MySQLError as error:
             return error
 

@@ -10,7 +10,9 @@ sessions, and the list of processes has the kernel's number of each.
 2. the list says `Sleep`, no transaction is open in InnoDB, and no table, metadata or user lock is held.
 
 Neither alone would do. The list says `Sleep` still in the instant in which a command has been read and not begun, and
-a thread sleeps in poll also while it waits within a statement, for its client to take a result or to send a file.
+a thread sleeps in poll also while it waits within a statement, for its client to take a result or to send a file. What
+InnoDB says of transactions may be of a moment before, if it was asked then; a session that has done something since
+keeps the server from resting until it was asked anew.
 
 Together with what a freeze compares (`compute.vigil`), no statement can be frozen half done. Take a session when its
 thread was seen to wait, in step 1, after the bytes that had come for it were counted. It may have waited for the next
@@ -58,6 +60,11 @@ _HAS_LOCKS = (
     " WHERE PLUGIN_NAME = 'METADATA_LOCK_INFO' AND PLUGIN_STATUS = 'ACTIVE'"
 )
 
+_ASK_AGAIN = 3
+_ASK_AGAIN_S = 0.002
+"""A connection that comes or goes is not in the list for far less than this; one of Zorya's own that has just ended
+would else pass for a client."""
+
 _FRESH_AFTER_S = 0.15
 """InnoDB answers with its transactions of then, if it was asked within the last 0.1 s (storage/innobase/trx/trx0i_s.cc,
 CACHE_MIN_IDLE_TIME_NS). Nobody but Zorya may ask."""
@@ -73,6 +80,9 @@ _OWN_USERS = frozenset({"system user", "event_scheduler"})
 
 _KEPT_FREE = 1664
 """Pages: innodb_lru_scan_depth's default of 1536, and some that are on their way."""
+
+_BLOCKS_A_PAGE = 2
+"""Of 8 KiB, by which `Activity` counts, in a page of InnoDB."""
 
 _SAME_MOMENT_S = 0.05
 """Within which two answers say the same of when a session was last active: they are worked out from times in ms."""
@@ -109,6 +119,11 @@ class _Answer:
     unsure: Set[int]
     """The sessions that have done something since it was known who was in a transaction."""
 
+    @property
+    def unlisted(self) -> int:
+        """How many connections there are that the list does not have: not yet, or not any more."""
+        return max(self.status["Threads_connected"] - len(self.sessions) - self.own, 0)
+
     def is_at_work(self, session: _Session) -> bool:
         return not session.sleeps or session.number in self.transactions
 
@@ -136,15 +151,19 @@ class Watcher:
         """See engines.base.Watcher.observe."""
         waits = {thread: _waits_for_client(first, thread) for thread in workers if thread != first}
         answer = await self._ask()
+        for _ in range(_ASK_AGAIN):
+            if not answer.unlisted:
+                break
+            await asyncio.sleep(_ASK_AGAIN_S)
+            answer = await self._ask()
         sessions = answer.sessions
-        unlisted = max(answer.status["Threads_connected"] - len(sessions) - answer.own, 0)
-        clients = {one.thread for one in sessions} | {-number for number in range(1, unlisted + 1)}
+        clients = {one.thread for one in sessions} | {-number for number in range(1, answer.unlisted + 1)}
         self._numbers = {one.thread: one.number for one in sessions}
         self._note_activity(sessions)
         return Activity(
             clients=clients,
             helpers=set(workers) - clients - {first},
-            busy=_busy(answer, waits, unlisted),
+            busy=_busy(answer, waits),
             mark=" ".join(
                 f"{one.number}:{one.last_query}:{self._active_at[one.number]:.3f}"
                 for one in sorted(sessions, key=lambda one: one.number)
@@ -152,10 +171,11 @@ class Watcher:
             idle_s=min((one.silent_s if one.sleeps else 0.0 for one in sessions), default=None),
             at_work=sum(1 for one in sessions if answer.is_at_work(one)),
             waiting=sum(1 for one in sessions if one.waits_for_lock or answer.transactions.get(one.number, False)),
-            blocks_hit=answer.status["Innodb_buffer_pool_read_requests"] - answer.status["Innodb_buffer_pool_reads"],
-            blocks_read=answer.status["Innodb_buffer_pool_reads"],
+            blocks_hit=_BLOCKS_A_PAGE
+            * (answer.status["Innodb_buffer_pool_read_requests"] - answer.status["Innodb_buffer_pool_reads"]),
+            blocks_read=_BLOCKS_A_PAGE * answer.status["Innodb_buffer_pool_reads"],
             cache_bytes=answer.status["Innodb_buffer_pool_bytes_data"],
-            blocks_missed=self._count_missed(answer.status),
+            blocks_missed=_BLOCKS_A_PAGE * self._count_missed(answer.status),
             log_position=answer.status["Innodb_lsn_current"],
             log_flushed=answer.status["Innodb_lsn_flushed"] >= answer.status["Innodb_lsn_current"],
         )
@@ -249,10 +269,10 @@ def _session(row: Sequence[Any]) -> _Session:
     )
 
 
-def _busy(answer: _Answer, waits: Mapping[int, bool], unlisted: int) -> str:
+def _busy(answer: _Answer, waits: Mapping[int, bool]) -> str:
     """Say what keeps it from resting. `waits` is, for each thread there was, whether it waited for its client."""
     sessions = answer.sessions
-    if unlisted or any(one.is_let_in for one in sessions):
+    if answer.unlisted or any(one.is_let_in for one in sessions):
         return "A client is being let in."
     if any(one.thread not in waits for one in sessions):
         return "A session has just begun."

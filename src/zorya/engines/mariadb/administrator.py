@@ -2,7 +2,7 @@
 
 Name and password are made up once for each cluster. The file with the password is Zorya's own; the engine's account
 can read the init file, which has no more than the password's verifier, so that nothing that runs inside an engine can
-be the administrator.
+be the administrator. The server's log names it where a connection was given up; the log's folder is Zorya's own.
 """
 
 import json

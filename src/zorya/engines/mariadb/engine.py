@@ -201,10 +201,11 @@ class MariaDb:
     def readiness(self, folders: ClusterFolders, pid: int) -> Readiness:
         """See Engine.readiness.
 
-        The server writes its process number when all is ready but the init file, which takes some milliseconds; who
-        connects in these waits for them. When it stops it removes its socket first.
+        The server writes its process number when all is ready but the init file, whose last statement makes a file
+        anew. It must not be told to stop before: a server that gets SIGTERM within its init file, or shortly before,
+        may wait for itself for ever. When it stops it removes its socket first.
         """
-        if self.recorded_pid(folders) != pid:
+        if self.recorded_pid(folders) != pid or not _has_read_init_file(folders):
             return Readiness(phase=Phase.STARTING, address=None)
         port = _relay_port(pid)
         if port is None or not (folders.socket / configuration.SOCKET).exists():
@@ -270,6 +271,15 @@ def _version_id(installation: Installation) -> int:
     """Answer the version as the server writes it into accounts, such as 101106 for 10.11.6."""
     major, minor, patch = installations.version_key(installation.version)
     return major * 10000 + minor * 100 + patch
+
+
+def _has_read_init_file(folders: ClusterFolders) -> bool:
+    """Whether the server whose number is recorded has come to the end of its init file."""
+    try:
+        made = (folders.data / "mysql" / f"{privileges.READY_TABLE}.frm").stat().st_mtime_ns
+        return made >= (folders.data / configuration.PID_FILE).stat().st_mtime_ns
+    except OSError:
+        return False
 
 
 def _relay_port(pid: int) -> int | None:

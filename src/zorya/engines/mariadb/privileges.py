@@ -30,6 +30,9 @@ CREATE_USER = 1 << 25
 
 _OF_ACCOUNTS = ("global_priv", "db", "tables_priv", "proxies_priv")
 
+READY_TABLE = "zorya_ready"
+"""A table that nobody reads; see `init_statements`."""
+
 _READABLE = ("proc",)
 """Tables of `mysql` that the user may read: mariadb-dump takes the bodies of routines from there."""
 
@@ -99,6 +102,8 @@ def init_statements(name: str, verifier: str, version_id: int) -> list[str]:
         f" VALUES ('localhost', '{name}', '{account}')",
         "FLUSH PRIVILEGES",
         remove,
+        # Its file is new at each start: it says that the server has come to the end of these.
+        f"CREATE OR REPLACE TABLE mysql.{READY_TABLE} (id INT) ENGINE = MEMORY",
     ]
 
 
