@@ -19,6 +19,7 @@ from bench import (
     gap,
     hammer,
     handshakes,
+    mariadb,
     memory,
     replay,
     rest,
@@ -123,7 +124,7 @@ def _on_stage(engine: EngineKind, names: Collection[str], done: list[Comparison]
 
 
 def _of_mariadb(one: Comparison) -> Comparison:
-    return replace(one, title=f"{EngineKind.MARIADB.product}: {one.title}", figure=f"{_MARIADB}-{one.figure}")
+    return replace(one, title=mariadb.TITLE + one.title, figure=f"{_MARIADB}-{one.figure}")
 
 
 def _measure(

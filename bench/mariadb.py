@@ -10,8 +10,12 @@ from urllib.parse import unquote, urlsplit
 from bench.sessions import Session
 from zorya.core import commands
 from zorya.core.account import Account
+from zorya.core.model import EngineKind
 from zorya.engines.base import Installation
 from zorya.engines.mariadb import configuration, installations
+
+TITLE = f"{EngineKind.MARIADB.product}: "
+"""What the titles of its comparisons begin with."""
 
 ROWS_A_SCALE = 60_000
 """Of sysbench's table, so that as many bytes come of a scale as of pgbench's."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import handshakes, results, resume, simulate, tls
+from bench import handshakes, mariadb, results, resume, simulate, tls
 from bench.report import Comparison, Series, Shape
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
@@ -23,8 +23,10 @@ _TABLES: dict[str, _Select] = {
     "tls": lambda one: one.title.startswith(tls.TITLE),
     "handshakes": lambda one: one.title.startswith((handshakes.CONNECTIONS, handshakes.SELECTS)) and _is_rate(one),
     "prologue": lambda one: one.title.startswith(handshakes.AGAINST_RELAY),
+    "mariadb": lambda one: one.title.startswith(mariadb.TITLE) and _is_rate(one),
+    "mariadb resume": lambda one: one.title.startswith(mariadb.TITLE + resume.TITLE),
 }
-_SAID_BY_THE_PAGE = (f"{tls.TITLE}, ", f"{handshakes.AGAINST_RELAY}: ")
+_SAID_BY_THE_PAGE = (f"{tls.TITLE}, ", f"{handshakes.AGAINST_RELAY}: ", mariadb.TITLE)
 """What titles begin with and rows do not."""
 
 

@@ -54,7 +54,7 @@ def _begin(
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Zorya: serverless PostgreSQL and MariaDB on your own machine. They start when you connect, sleep when you leave."""
+    """Zorya: serverless PostgreSQL and MariaDB on your own machine. They start when you connect."""
     if home is not None:
         invocation = context.ensure_object(Invocation)
         invocation.home = home.expanduser().absolute()

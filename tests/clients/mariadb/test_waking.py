@@ -1,5 +1,7 @@
 """What each client gets when it wakes a stopped cluster: in each of its modes of TLS, and with all it may ask for."""
 
+import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,6 +115,21 @@ def test_session_that_wakes_has_all_that_the_client_asked_for(
             assert cursor.rowcount == 2
     finally:
         connection.close()
+
+
+@pytest.mark.parametrize("driver", ["mysql2", "mariadb"])
+def test_client_with_many_attributes_wakes(server: Server, target: Target, node_package: Path, driver: str) -> None:
+    pause(server)
+    done = subprocess.run(
+        ["node", "checks.mjs", driver, "attributes"],
+        cwd=node_package,
+        input=json.dumps(target.shop.told()),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "attributes: ok\n"), done.stderr
 
 
 def test_user_with_letters_of_latin1_wakes(server: Server, target: Target) -> None:
