@@ -16,6 +16,8 @@ from harness import Server
 CLUSTERS = 2
 SESSIONS = 4
 HAMMER_S = 10.0
+LONGEST_PAUSE_S = 0.3
+"""Twice what it takes until a quiet engine is frozen: so statements come before, in and after that instant."""
 
 
 @pytest.fixture
@@ -120,7 +122,7 @@ class Client(threading.Thread):
         try:
             with self.session as session:
                 run(session, "CREATE TEMPORARY TABLE mine (n int)", "SET @mine = 0")
-                while not self.stop.wait(self.choice.uniform(0, 0.06)):
+                while not self.stop.wait(self.choice.uniform(0, LONGEST_PAUSE_S)):
                     self.ask(session)
                 # What the session has of its own is there to the end.
                 kept = rows(session, "SELECT COUNT(*), @mine FROM mine")
@@ -179,7 +181,7 @@ def test_nothing_is_lost_when_statements_come_at_the_moment_of_the_freeze(server
     assert [client.error for client in clients] == [""] * len(clients), f"seed {seed}"
     assert not any(client.is_alive() for client in clients), f"seed {seed}: a statement was never answered"
     freezes = sum(server.events(name).count("1008") for name in names)
-    assert freezes >= 60, f"seed {seed}: it froze {freezes} times among {sum(one.asked for one in clients)} statements"
+    assert freezes >= 15, f"seed {seed}: it froze {freezes} times among {sum(one.asked for one in clients)} statements"
     for name in names:
         wait_frozen(server, name)
         assert server.show(name)["sessions"] == 0

@@ -58,8 +58,8 @@ def test_conversion_keeps_every_session(server: Server) -> None:
 
 
 def used(server: Server) -> dict[str, float]:
-    """Answer all that the cluster "shop" has used."""
-    report = server.api.usage("shop", since="2020-01-01T00:00:00Z", until="2100-01-01T00:00:00Z", by="total")
+    """Answer all that the cluster "metered" has used. There were others of the usual name on this server."""
+    report = server.api.usage("metered", since="2020-01-01T00:00:00Z", until="2100-01-01T00:00:00Z", by="total")
     (row,) = report["rows"]
     return {key: row[key] for key in ("seconds", "awake_s", "acu_s", "storage_byte_s", "peak_acu")}
 
@@ -72,23 +72,24 @@ def used_later(server: Server, before: dict[str, float]) -> dict[str, float]:
 
 def test_awake_time_and_capacity_are_counted_and_sleep_costs_nothing(quick_shop: Server) -> None:
     shop = quick_shop
-    with shop.mysql() as session:
+    shop.api.create({"name": "metered", "engine": "mariadb"})
+    with shop.mysql("metered") as session:
         assert one(session, "SELECT SLEEP(1.2)") == 0
-        wait_frozen(shop)
+        wait_frozen(shop, "metered")
         frozen = used(shop)
         assert frozen["awake_s"] >= 1.2
         assert 0.5 * frozen["awake_s"] - 0.01 <= frozen["acu_s"] <= frozen["peak_acu"] * frozen["awake_s"] + 0.01
         later = used_later(shop, frozen)
         assert (later["awake_s"], later["acu_s"]) == (frozen["awake_s"], frozen["acu_s"])
         assert one(session, "SELECT SLEEP(0.5)") == 0
-        wait_frozen(shop)
+        wait_frozen(shop, "metered")
         assert used(shop)["awake_s"] >= frozen["awake_s"] + 0.5
-    shop.run("pause", "shop", "--force")
+    shop.run("pause", "metered", "--force")
     stopped = used(shop)
     shop.kill()
     shop.start()
     later = used_later(shop, stopped)
     assert (later["awake_s"], later["acu_s"]) == (stopped["awake_s"], stopped["acu_s"])
     assert later["storage_byte_s"] > stopped["storage_byte_s"] > 0
-    printed = shop.run("usage", "shop")
-    assert "shop" in printed
+    printed = shop.run("usage", "metered")
+    assert "metered" in printed

@@ -2,7 +2,7 @@
 
 import pytest
 
-from e2e.mariadb.clients import WaitingClient, one, restart, run, start_with_shop
+from e2e.mariadb.clients import LOST, WaitingClient, one, restart, run, start_with_shop
 from harness import Server, is_gone, kill_engine
 from waiting import wait_until
 
@@ -83,6 +83,21 @@ def test_running_engine_is_taken_over_and_its_sessions_and_transactions_go_on(sh
     assert shop.mysql_query("SELECT n FROM t") == ((9,),)
     shop.run("pause", "shop")
     assert shop.mysql_query("SELECT n FROM t") == ((9,),)
+
+
+def test_relayed_session_ends_with_the_server_and_is_relayed_again(stopped_server: Server) -> None:
+    server = stopped_server
+    start_with_shop(server, ZORYA_ATTACH="relay")
+    shown = server.show("shop")
+    assert (shown["attach"], shown["attach_reason"]) == ("relay", "The setting attach says so.")
+    session = server.mysql()
+    assert one(session, "SELECT USER()") == "zorya@127.0.0.1"
+    server.kill()
+    with pytest.raises(LOST):
+        one(session, "SELECT 1")
+    server.start(ZORYA_ATTACH="relay")
+    assert server.mysql_query("SELECT 1") == ((1,),)
+    wait_until(lambda: server.show("shop")["sessions"] == 0, "the relayed session is over")
 
 
 def test_engine_that_ended_while_no_server_ran_is_found_stopped_and_recovers(shop: Server) -> None:

@@ -30,13 +30,13 @@ def at_start(bounds: Bounds, acu: Acu) -> dict[str, int]:
 
     `max_connections` is for the highest capacity: a session that waits for its client costs little at a lower one.
     `innodb_log_file_size`: more log means fewer pages written twice, but a longer recovery and more room on the disk;
-    64 MiB for 2 GiB of memory and less, 1 GiB at the most. `aria_pagecache_buffer_size` serves temporary tables on the
+    64 MiB for 4 GiB of memory and less, 1 GiB at the most. `aria_pagecache_buffer_size` serves temporary tables on the
     disk and the system's tables.
     """
     memory = acu.memory_of(bounds.most)
     return {
         "max_connections": _between(100, memory // _BYTES_A_CONNECTION, 5000),
-        "innodb_log_file_size": _whole_mib(_between(64 * _MIB, memory // 32, _GIB)),
+        "innodb_log_file_size": _whole_mib(_between(64 * _MIB, memory // 64, _GIB)),
         "aria_pagecache_buffer_size": _whole_mib(_between(8 * _MIB, acu.memory_of(bounds.least) // 64, 128 * _MIB)),
         "key_buffer_size": 8 * _MIB,
     }
