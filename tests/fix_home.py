@@ -13,6 +13,7 @@ import pytest
 
 from harness import Server, remove_when_left, running
 from zorya.core import account
+from zorya.engines.mariadb import installations as mariadb_installations
 
 DISK = Path("/tmp")
 """For tests to which it matters that files are in the page cache and can leave it."""
@@ -67,8 +68,10 @@ def templates() -> Iterator[Path]:
     """A folder that holds what a server makes once for all clusters, so that each test's first need not wait for it."""
     folder = make_folder()
     home = folder / "home"
-    with running(home):
-        pass
+    with running(home) as server:
+        if mariadb_installations.find(None):
+            server.api.create({"name": "first", "engine": "mariadb"})
+            server.api.delete("first")
     yield home
     shutil.rmtree(folder)
 

@@ -14,7 +14,7 @@ import pytest
 
 from clients.mariadb.shop import Shop
 from fix_home import running_for_a_file
-from harness import Server, running
+from harness import Server
 from waiting import wait_until
 from zorya.engines.mariadb import installations
 
@@ -34,19 +34,10 @@ def way(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def templates(templates: Path) -> Path:
-    """The same folder with MariaDB's template in it too."""
-    if not installations.find(None):
-        pytest.skip("this host has no MariaDB 10.6 or newer (Debian: mariadb-server)")
-    with running(templates) as server:
-        server.api.create({"name": "shop", "engine": "mariadb"})
-        server.api.delete("shop")
-    return templates
-
-
-@pytest.fixture(scope="session")
 def started(way: str, templates: Path) -> Iterator[Server]:
     """The server of one way, with cluster "shop"."""
+    if not installations.find(None):
+        pytest.skip("this host has no MariaDB 10.6 or newer (Debian: mariadb-server)")
     with running_for_a_file(templates, **WAYS[way]) as server:
         server.api.create({"name": "shop", "engine": "mariadb"})
         yield server

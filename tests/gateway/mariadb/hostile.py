@@ -26,7 +26,7 @@ KNOWN = Accounts(accounts=(_ANN,), databases=("shop",), version="10.11", capabil
 
 
 def try_start(data: bytes) -> None:
-    """Read any bytes as a client's packets up to the end of its login. The first byte says in which pieces they come."""
+    """Read any bytes as a client's packets up to the end of its login. The first says in which pieces they come."""
     if not data:
         return
     framer, step = wire.PacketFramer(), data[0] + 1

@@ -57,13 +57,13 @@ def _ends(text: str, following: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def explain_exit(log: str) -> str:
-    """See Engine.explain_exit."""
+    """See Engine.explain_exit. The first error is the cause of those that follow."""
     said = ""
     for line in log.split("\n"):
         killed = _SIGNAL.match(line)
         if killed:
-            said = f"It got signal {killed[1]}."
+            return f"It got signal {killed[1]}."
         found = _RECORD.fullmatch(line)
-        if found and found[1] == "ERROR" and not _LAST_WORDS.match(found[2]):
+        if not said and found and found[1] == "ERROR" and not _LAST_WORDS.match(found[2]):
             said = found[2].strip()
     return said
