@@ -236,8 +236,18 @@ class Fleet:
             await asyncio.sleep(_TIDY_EVERY_S)
             for owner in list(self._owners.values()):
                 if owner.pid is not None:
-                    await self._runner_of(owner.record).keep_logs_bounded(owner.record)
+                    await self._keep_logs_bounded(owner)
                     await owner.measure()
+
+    async def _keep_logs_bounded(self, owner: ClusterOwner) -> None:
+        runner, record = self._runner_of(owner.record), owner.record
+        await runner.keep_logs_bounded(record)
+        # One that is frozen writes none, and would be thawed by the question.
+        if record.compute is Compute.RUNNING:
+            try:
+                await runner.keep_engine_log_bounded(record)
+            except errors.EngineProblem as error:
+                _log.info("the engine's log is not bounded", cluster=owner.name, reason=error.message)
 
     async def _verify_what_is_due(self) -> None:
         """Have the volumes at rest verified, one after the other, that have not been for long."""

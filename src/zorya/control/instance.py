@@ -489,6 +489,10 @@ class InstanceRunner:
             if log.exists():
                 await asyncio.to_thread(logfile.rotate, log, max_bytes=self._log_max_bytes)
 
+    async def keep_engine_log_bounded(self, record: ClusterRecord) -> None:
+        """Have the primary's engine, which runs, keep no more log than it has to. Raises NotReady, EngineProblem."""
+        await self._engine.bound_log(self.folders(record), self._log_keep_bytes)
+
     def _receiver_log(self, copy: Copy) -> Path:
         return self.tail_path(copy).parent / "log" / "receiver.log"
 

@@ -167,7 +167,7 @@ class Settings(BaseSettings):
         default=4096,
         ge=64,
         description="How much log is kept, in MiB, for a copy that has fallen behind or is gone. One that would need "
-        "more is made anew.",
+        "more is made anew. Of a MariaDB cluster's binary log no more is kept either, and none for more than an hour.",
     )
     log_retention_s: float = Field(
         default=0, ge=0, description="How long tail copies keep log that nothing needs any more, in seconds."

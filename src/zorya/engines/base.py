@@ -467,6 +467,12 @@ class Engine(Protocol):
         Raises NotReady, and EngineProblem when there is no such role or the engine does not answer.
         """
 
+    async def bound_log(self, folders: ClusterFolders, keep_bytes: int) -> None:
+        """Have a running engine keep no more of its log than this beyond what it needs itself. Cheap when it does.
+
+        Raises NotReady, EngineProblem.
+        """
+
     def failed_logins(self, log: str) -> Sequence[FailedLogin]:
         """Answer the logins that the engine turned down because the client could not prove who it is, in their order.
 

@@ -118,7 +118,10 @@ def test_capacity_follows_the_load_within_bounds_that_change_meanwhile(server: S
         return shown
 
     with Load(server, "SELECT BENCHMARK(3000000, MD5('x'))", 0, sessions=1):
-        grown = wait_until(lambda: (found := show())["capacity"] >= 2 and found, "it grows with the load")
+        # What the last change was is told once the engine has followed.
+        grown = wait_until(
+            lambda: (found := show())["capacity"] >= 2 and found["last_scaling"] and found, "it grows with the load"
+        )
         assert grown["last_scaling"]["part"] == "cpu"
         assert "cores" in grown["last_scaling"]["reason"]
         wait_until(lambda: (load := show()["load"]) and load["at_work"] == 1, "its session is seen at work")

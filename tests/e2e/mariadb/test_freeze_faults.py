@@ -13,11 +13,13 @@ import pytest
 from e2e.mariadb.clients import one, rows, run, start_with_shop, wait_frozen
 from harness import Server
 
-CLUSTERS = 2
-SESSIONS = 4
+CLUSTERS = 3
+SESSIONS = 3
 HAMMER_S = 10.0
-LONGEST_PAUSE_S = 0.3
-"""Twice what it takes until a quiet engine is frozen: so statements come before, in and after that instant."""
+
+FROZEN_WITHIN_S = (0.13, 0.25)
+"""When a quiet engine is frozen: InnoDB's word on its transactions is 0.1 s old at the most (engines.mariadb.activity).
+Most statements come around then."""
 
 
 @pytest.fixture
@@ -122,13 +124,17 @@ class Client(threading.Thread):
         try:
             with self.session as session:
                 run(session, "CREATE TEMPORARY TABLE mine (n int)", "SET @mine = 0")
-                while not self.stop.wait(self.choice.uniform(0, LONGEST_PAUSE_S)):
+                while not self.stop.wait(self.pause_s()):
                     self.ask(session)
                 # What the session has of its own is there to the end.
                 kept = rows(session, "SELECT COUNT(*), @mine FROM mine")
                 assert kept == ((self.added, self.added),), kept
         except (pymysql.err.MySQLError, AssertionError) as error:
             self.error = repr(error)
+
+    def pause_s(self) -> float:
+        """Answer how long it thinks."""
+        return self.choice.uniform(*FROZEN_WITHIN_S) if self.choice.random() < 0.7 else self.choice.uniform(0, 0.3)
 
     def ask(self, session: Any) -> None:
         self.asked += 1
@@ -169,8 +175,8 @@ def test_nothing_is_lost_when_statements_come_at_the_moment_of_the_freeze(server
     for name in names:
         server.api.create({"name": name, "engine": "mariadb"})
         server.mysql_query("CREATE TABLE counts AS SELECT seq AS id, 0 AS n FROM seq_0_to_99", name)
-        # One alone, so that its cluster freezes often; several on the other.
-        count = 1 if name == names[0] else SESSIONS
+        # One alone, so that its cluster freezes often; several on the last.
+        count = SESSIONS if name == names[-1] else 1
         clients += [Client(server, name, seed + len(clients) + number, stop) for number in range(count)]
     for client in clients:
         client.start()
@@ -181,7 +187,7 @@ def test_nothing_is_lost_when_statements_come_at_the_moment_of_the_freeze(server
     assert [client.error for client in clients] == [""] * len(clients), f"seed {seed}"
     assert not any(client.is_alive() for client in clients), f"seed {seed}: a statement was never answered"
     freezes = sum(server.events(name).count("1008") for name in names)
-    assert freezes >= 15, f"seed {seed}: it froze {freezes} times among {sum(one.asked for one in clients)} statements"
+    assert freezes >= 20, f"seed {seed}: it froze {freezes} times among {sum(one.asked for one in clients)} statements"
     for name in names:
         wait_frozen(server, name)
         assert server.show(name)["sessions"] == 0

@@ -13,6 +13,7 @@ import pytest
 from e2e.mariadb.clients import attempt, rows, start_with_shop
 from harness import Server
 from waiting import wait_until
+from zorya.engines.mariadb import administrator
 
 ROUTES = ("/v1/status", "/v1/doctor", "/v1/clusters", "/v1/clusters/shop", "/v1/events", "/v1/ca")
 COMMANDS = (["show", "shop"], ["list"], ["status"], ["doctor"], ["events", "--all"])
@@ -49,6 +50,7 @@ def test_no_secret_is_told(stopped_server: Server) -> None:
     passwords.add(server.json("password", "shop")["password"])
     server.mysql_query("CREATE USER app IDENTIFIED BY 'secret-of-a-tenant'")
     passwords.add("secret-of-a-tenant")
+    passwords.add(administrator.read(server.home / "clusters" / server.show("shop")["id"] / "conf").password.value)
     # While `zorya connect` has its session, its arguments are there for everybody to see.
     connecting = subprocess.Popen(
         [*server.command, "connect", "shop", "--", "-e", "SELECT SLEEP(3)"],

@@ -226,3 +226,23 @@ def test_the_engine_is_one_process_with_threads_when_it_runs(server: Cluster) ->
     assert server.engine.workers(set(), 2**22 - 1) == set()
     assert server.engine.stop_signal is signal.SIGTERM
     assert files.tree_bytes(server.folders.root) > 0
+
+
+def test_no_more_of_the_binary_log_is_kept_than_is_asked_for(server: Cluster) -> None:
+    def kept() -> list[str]:
+        return sorted(path.name for path in server.folders.data.glob("binlog.[0-9]*"))
+
+    with server.connect() as session:
+        rows(session, "CREATE TABLE IF NOT EXISTS logged (t LONGTEXT)")
+    for _ in range(3):
+        server.stop()
+        server.start()
+    files_before = kept()
+    assert len(files_before) >= 4
+    asyncio.run(server.engine.bound_log(server.folders, 2**30))
+    assert kept() == files_before
+    asyncio.run(server.engine.bound_log(server.folders, 1))
+    assert kept() == files_before[-1:]
+    with server.connect() as session:
+        rows(session, "INSERT INTO logged VALUES ('x')")
+        rows(session, "DROP TABLE logged")

@@ -114,6 +114,12 @@ async def connect(folders: ClusterFolders) -> Connection:
     return connection
 
 
+async def forget_log_before(folders: ClusterFolders, name: str) -> None:
+    """Have the server remove the files of its binary log that are older than this one."""
+    async with connected(folders) as connection:
+        await connection.tell(f"PURGE BINARY LOGS TO '{name}'")
+
+
 @asynccontextmanager
 async def connected(folders: ClusterFolders) -> AsyncIterator[Connection]:
     """Have a connection for the block, within which the library's errors become EngineProblem and NotReady."""

@@ -26,6 +26,23 @@ def last(data: Path) -> Path | None:
     return data / Path(named[-1]).name if named else None
 
 
+def oldest_within(data: Path, keep_bytes: int) -> str | None:
+    """Answer the name of the oldest file to keep so that all together have no more bytes; None if all may stay.
+
+    The newest is in use, and stays in any case.
+    """
+    files = sorted(data.glob(f"{configuration.BINLOG}.[0-9]*"), reverse=True)
+    total = 0
+    for newer, path in zip([None, *files], files, strict=False):
+        try:
+            total += path.stat().st_size
+        except FileNotFoundError:
+            continue
+        if total > keep_bytes and newer is not None:
+            return newer.name
+    return None
+
+
 def is_closed(path: Path) -> bool:
     """Whether the file was closed in order."""
     try:

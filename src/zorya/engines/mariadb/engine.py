@@ -228,6 +228,12 @@ class MariaDb:
         """See Engine.set_password."""
         await admin.set_password(folders, role, verifier)
 
+    async def bound_log(self, folders: ClusterFolders, keep_bytes: int) -> None:
+        """See Engine.bound_log. MariaDB itself bounds its binary log by age alone."""
+        oldest = binlog.oldest_within(folders.data, keep_bytes)
+        if oldest is not None:
+            await admin.forget_log_before(folders, oldest)
+
     def failed_logins(self, log: str) -> Sequence[FailedLogin]:
         """See Engine.failed_logins."""
         return server_log.failed_logins(log)

@@ -249,6 +249,9 @@ class Postgres:
         """See Engine.set_password."""
         await admin.set_password(folders.socket, _port(folders), role, verifier)
 
+    async def bound_log(self, folders: ClusterFolders, keep_bytes: int) -> None:
+        """See Engine.bound_log: the settings see to it."""
+
     def failed_logins(self, log: str) -> Sequence[FailedLogin]:
         """See Engine.failed_logins."""
         return server_log.failed_logins(log)
