@@ -240,14 +240,11 @@ class Fleet:
                     await owner.measure()
 
     async def _keep_logs_bounded(self, owner: ClusterOwner) -> None:
-        runner, record = self._runner_of(owner.record), owner.record
-        await runner.keep_logs_bounded(record)
-        # One that is frozen writes none, and would be thawed by the question.
-        if record.compute is Compute.RUNNING:
-            try:
-                await runner.keep_engine_log_bounded(record)
-            except errors.EngineProblem as error:
-                _log.info("the engine's log is not bounded", cluster=owner.name, reason=error.message)
+        await self._runner_of(owner.record).keep_logs_bounded(owner.record)
+        try:
+            await owner.bound_log()
+        except errors.EngineProblem as error:
+            _log.info("the engine's log is not bounded", cluster=owner.name, reason=error.message)
 
     async def _verify_what_is_due(self) -> None:
         """Have the volumes at rest verified, one after the other, that have not been for long."""

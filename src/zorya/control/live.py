@@ -76,6 +76,8 @@ class LiveEngine:
         self.freeze_blocked_until_s = 0.0
         self.freeze_problem = ""
         """What is in the way of freezing it, as a sentence; empty when nothing is, or it was not tried."""
+        self.telling = asyncio.Lock()
+        """Held while the engine is told something that it answers, and while it is frozen: never both at once."""
         self._cluster = cluster
         self._list_workers = workers
         self._new_watcher = new_watcher
@@ -215,17 +217,22 @@ class LiveEngine:
         Unless this answers "", the engine runs and nothing of it is held.
         """
 
+        if self.telling.locked():
+            async with self.telling:
+                # Much may have come in the meantime: it is decided on anew.
+                return "It was told its settings."
         self._changed = changed
-        self.is_freezing = True
         self.stirred = ""
-        try:
-            if hindrance:
-                raise errors.FreezeFailed(hindrance)
-            why = await self._freeze(ports, self.stir)
-        except errors.EngineProblem as error:
-            why = self._note_failure(error)
-        finally:
-            self.is_freezing = False
+        async with self.telling:
+            self.is_freezing = True
+            try:
+                if hindrance:
+                    raise errors.FreezeFailed(hindrance)
+                why = await self._freeze(ports, self.stir)
+            except errors.EngineProblem as error:
+                why = self._note_failure(error)
+            finally:
+                self.is_freezing = False
         if why:
             self.look_soon()
             _log.debug("not frozen", cluster=self._cluster, reason=why)

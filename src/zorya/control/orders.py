@@ -39,6 +39,9 @@ from zorya.storage import placement, quorum
 
 _log = logging.get("zorya.control")
 
+PAUSE_ATTEMPTS = 3
+"""How often a pause is tried that a client is in the way of who is just leaving."""
+
 LEAVING_S = 2.0
 """How long a session may take to end after its client has left, before a pause by hand is refused for it."""
 
@@ -221,18 +224,27 @@ class ClusterOrders(ClusterEndpoint):
                 f"Cluster {self.name} is provisioned: it always runs.",
                 hint=f"`zorya modify {self.name} --serverless` makes one of it that pauses.",
             )
-        if not force and not await self._becomes_unused():
-            raise self._busy()
+        for _ in range(PAUSE_ATTEMPTS):
+            if not force and not await self._becomes_unused():
+                raise self._busy()
+            if await self._has_paused(StopWish.NOW if force else StopWish.WHEN_UNUSED):
+                return
+            if self.sessions:
+                break
+            # The one in whose way it was has just left.
+        raise self._busy()
+
+    async def _has_paused(self, wish: StopWish) -> bool:
+        """Have the engine stopped if it may be; answer whether it is."""
         if self._is_down():
-            return
+            return True
         if self._seat.live is not None:
             self._seat.live.look_soon()
         stops = self._stops
-        self._pause.wish = StopWish.NOW if force else StopWish.WHEN_UNUSED
+        self._pause.wish = wish
         self._changed.set()
         await self._until(lambda: self._pause.wish is StopWish.NONE)
-        if self._stops == stops and not self._is_down():
-            raise self._busy()
+        return self._stops != stops or self._is_down()
 
     async def _becomes_unused(self) -> bool:
         """Whether there is no session, or none any more in a moment: one whose client has just left takes its time."""
@@ -425,6 +437,16 @@ class ClusterOrders(ClusterEndpoint):
     async def renew_tls(self) -> None:
         """Give the engine the present certificate; see Resume.reconfigure."""
         await self._resume.reconfigure()
+
+    async def bound_log(self) -> None:
+        """Have an engine that runs keep no more log than it has to. Raises NotReady, EngineProblem."""
+        live = self._seat.live
+        if live is None:
+            return
+        async with live.telling:
+            # One that is frozen writes none, and would be thawed by the question.
+            if self.record.compute is Compute.RUNNING and live.process.alive:
+                await self._runner.keep_engine_log_bounded(self.record)
 
     async def tell(self, kind: EventKind, reason: str) -> None:
         """Write an event that is not a change of state."""

@@ -178,11 +178,13 @@ class Resume:
         A frozen one is thawed for it. Raises StorageProblem, EngineMissing, EngineProblem.
         """
         live = self._seat.live
-        if live is not None and self._standing.record.compute is Compute.FROZEN:
-            self._reload = True
-            live.stir("Its certificate or its rules have changed.")
-        elif live is not None and self._seat.phase is Process.READY:
-            await self._runner.reconfigure(self._standing.record, live.process, self._standing.capacity)
+        if live is not None and self._seat.phase is Process.READY:
+            async with live.telling:
+                if self._standing.record.compute is Compute.FROZEN:
+                    self._reload = True
+                    live.stir("Its certificate or its rules have changed.")
+                    return
+                await self._runner.reconfigure(self._standing.record, live.process, self._standing.capacity)
             await self._copies.renew_tls()
         elif self._standing.record.compute is Compute.RESUMING:
             # A signal could end it before it is ready.

@@ -371,11 +371,12 @@ class Sizing:
             self._blocked_until_s = self._clock.monotonic_s() + RETRY_S
 
     async def _reload(self, live: LiveEngine, capacity: float) -> None:
-        # A signal to a frozen engine would thaw it, and none is to come in the way of its freezing or its stop.
-        is_fit = self._seat.live is live and self._standing.record.compute is Compute.RUNNING and not live.is_freezing
-        if is_fit and live.process.alive:
-            await self._around.runner.reload(self._standing.record, live.process, capacity)
-        self._unconfigured = not is_fit
+        async with live.telling:
+            # A signal to a frozen engine would thaw it, a question would wait for it; nor is its stop to be disturbed.
+            is_fit = self._seat.live is live and self._standing.record.compute is Compute.RUNNING
+            if is_fit and live.process.alive:
+                await self._around.runner.reload(self._standing.record, live.process, capacity)
+            self._unconfigured = not is_fit
 
     def _note_change(self, before: float, after: float, took_s: float) -> None:
         part = Part.NODE if after < self._bounds.clamp(self._decision.capacity) else self._decision.part

@@ -182,7 +182,10 @@ async def _reach_engine(
             return session
         log.debug("engine not reached", cluster=endpoint.name, way=choice.way, error=failure)
         await asyncio.sleep(RETRY_PAUSE_S * attempt)
-    raise errors.EngineProblem(f"The engine of {endpoint.name} runs but takes no connections.")
+    raise errors.EngineProblem(
+        f"The engine of {endpoint.name} runs but takes no connections: {failure}.",
+        client_message=f"The engine of {endpoint.name} runs but takes no connections.",
+    )
 
 
 async def _attach_by(

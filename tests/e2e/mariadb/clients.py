@@ -47,12 +47,6 @@ def start_with_shop(server: Server, *args: str, **env: str) -> None:
         server.api.create({"name": "shop", "engine": "mariadb"})
 
 
-def restart(server: Server, **env: str) -> None:
-    """Stop the server with its engines and start it with other settings."""
-    server.stop()
-    server.start(**env)
-
-
 def attempt(server: Server, **options: Any) -> tuple[int, str]:
     """Try to log in and answer the error's number and text; 0 and nothing when there is a session."""
     try:

@@ -80,7 +80,7 @@ def test_an_engine_that_was_starting_has_it_once_it_is_ready(stopped_server: Ser
 def test_an_engine_that_did_not_run_has_it_when_it_starts(shop: Server) -> None:
     shop.mysql_query("SELECT 1")
     before = shown(shop)
-    shop.run("pause", "shop")
+    shop.run("pause", "shop", "--force")
     fingerprint = renew(shop)
     # The gateway itself shows it now.
     assert shown(shop) == fingerprint != before

@@ -62,8 +62,8 @@ def test_clients_without_tls_are_refused_where_it_is_required(shop: Server, root
     with in_state(shop, state):
         shop.run("modify", "shop", "--require-tls")
         number, text = attempt(shop)
-        assert number in {3159, 1045, 1227, 4031}, text
-        assert "secure transport" in text or "TLS" in text
+        # MariaDB's own refusal says no more than that.
+        assert number in {1045, 3159}, text
         assert state != "stopped" or shop.show("shop")["compute"] == "stopped"
         with shop.mysql(**trusting(root)) as session:
             assert one(session, CIPHER)
