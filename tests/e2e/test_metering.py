@@ -16,7 +16,7 @@ from e2e.turned import is_written
 from harness import Server
 from waiting import wait_until
 
-KILLS = 6
+KILLS = 4
 STATEMENT_S = 0.1
 SETTLED_S = 0.5
 """Longer than it may take until a change is written down."""

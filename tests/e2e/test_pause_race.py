@@ -11,8 +11,8 @@ import pytest
 from harness import Server, WaitingClient
 from waiting import wait_until
 
-CLUSTERS = 6
-VISITS = 14
+CLUSTERS = 4
+VISITS = 10
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@
 
 from collections.abc import Callable
 
-from zorya.control.attendance import Attendance
+from zorya.control.attendance import FORK_S, Attendance
 from zorya.control.copies import Copies
 from zorya.control.seat import Seat
 from zorya.control.standing import Standing
@@ -47,6 +47,9 @@ class Sleep:
         await live.look(self._standing.record.freeze_after_s)
         counted = live.counted + sum(reader.counted for reader in self._copies.lives)
         self._attendance.see(counted, of_unseen=of_unseen, now_s=self._clock.monotonic_s())
+        if live.sessions(self._attendance.unseen) > live.counted:
+            # One that came as it was looked may have been counted twice.
+            live.look_at_s = min(live.look_at_s, self._clock.monotonic_s() + FORK_S)
         for failed in await live.failed_logins():
             address = self._around.login_failed(self._standing.name, failed.address, failed.port, failed.role)
             self._login_failed(address, failed.role)

@@ -59,7 +59,7 @@ def test_a_frozen_cluster_is_thawed_for_it(quick_shop: Server) -> None:
 
 @pytest.mark.parametrize("state", ["running", "stopped"])
 def test_it_is_finished_when_the_server_is_killed(shop: Server, state: str) -> None:
-    for number, step in enumerate(("recorded", "set", "promoted"), start=1):
+    for number, step in enumerate(("recorded", "promoted"), start=1):
         shop.stop()
         shop.start(ZORYA_FAILPOINTS=f"password.{step}=kill")
         old = secret(shop)
