@@ -6,6 +6,7 @@ import pytest
 
 from e2e.mariadb.clients import LOST, one, run
 from harness import Server, is_gone
+from waiting import wait_until
 
 MARIADB = ("--engine", "mariadb")
 
