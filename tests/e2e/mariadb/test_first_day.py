@@ -16,9 +16,8 @@ def test_cluster_starts_when_a_client_connects_and_stops_when_it_leaves(server: 
     assert server.show("shop")["compute"] == "stopped"
     with server.mysql() as session:
         run(session, "CREATE TABLE t AS SELECT 42 AS answer")
-        shown = wait_until(
-            lambda: server.show("shop") if server.show("shop")["sessions"] == 1 else None, "it is counted"
-        )
+        wait_until(lambda: server.show("shop")["sessions"] == 1, "it is counted")
+        shown = server.show("shop")
         assert shown["compute"] == "running"
         assert shown["engine_pid"] > 0
     shown = server.wait_for("stopped", "shop")
