@@ -1,6 +1,7 @@
 """One server for each file of tests and way to attach, with cluster "main" asleep: the first client wakes it.
 
-The clients meet each way: handed over, relayed, and with an engine that freezes between their statements.
+The clients meet each way: handed over, relayed, and with an engine that freezes between their statements. The relay
+carries bytes whoever sends them, so that not every client has to meet it.
 """
 
 import shutil
@@ -23,15 +24,21 @@ WAYS = {
 
 
 @pytest.fixture(scope="module", params=WAYS)
-def server(request: pytest.FixtureRequest, templates: Path) -> Iterator[Server]:
+def way(request: pytest.FixtureRequest) -> str:
+    """How the clients meet the engine."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def server(way: str, templates: Path) -> Iterator[Server]:
     """A server whose cluster "main" sleeps when the file's first test begins, and starts once for all of them."""
-    with running_for_a_file(templates, **WAYS[request.param]) as started:
+    with running_for_a_file(templates, **WAYS[way]) as started:
         assert started.show()["compute"] == "stopped"
-        assert started.show()["attach"] == ("relay" if request.param == "relay" else "handoff")
+        assert started.show()["attach"] == ("relay" if way == "relay" else "handoff")
         yield started
         events = started.besides_scaling()
         assert [event for event in events if event not in FREEZES] in (["0170"], ["0170", "0147", "0148"])
-        assert request.param == "freezing" or not FREEZES.intersection(events)
+        assert way == "freezing" or not FREEZES.intersection(events)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,8 @@ import pytest
 
 from harness import Server
 
+pytestmark = pytest.mark.parametrize("way", ["handoff", "freezing"], indirect=True, scope="module")
+
 CONTENT = """
 CREATE SCHEMA shop;
 CREATE TYPE shop.state AS ENUM ('open', 'paid');

@@ -9,6 +9,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, rela
 
 from harness import Server
 
+pytestmark = pytest.mark.parametrize("way", ["handoff", "freezing"], indirect=True, scope="module")
+
 
 class Base(DeclarativeBase):
     """The tables of these tests."""

@@ -6,7 +6,6 @@ import functools
 import os
 import shutil
 import signal
-import socket
 from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 
@@ -233,7 +232,7 @@ class InstanceRunner:
     async def start(self, record: ClusterRecord, capacity: float, *, port: int) -> LiveEngine:
         """Start the primary's engine for this capacity, or answer the one that runs already, before it is ready.
 
-        `port` is where it shall listen on 127.0.0.1, and what its Unix socket is named by; see `free_port`.
+        `port` is where it shall listen on 127.0.0.1, and what its Unix socket is named by; see `core.ports`.
 
         Raises DataDamaged, DiskFull, StorageProblem, EngineMissing, StartFailed; then nothing was started.
         """
@@ -559,14 +558,6 @@ def group_name(record: ClusterRecord, copy: Copy | None) -> str:
     chosen = copy or record.volume.copy(record.volume.primary)
     name = f"zorya-{record.id}" if chosen.zone == ZONES[0] else f"zorya-{record.id}-{chosen.zone}"
     return name if chosen.kind is CopyKind.FULL else f"{name}-tail"
-
-
-def free_port() -> int:
-    """Answer a TCP port of 127.0.0.1 that is free now. If it is taken before the engine has it, the start fails."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _names(volume: Volume) -> tuple[str, ...]:

@@ -10,13 +10,13 @@ from zorya.compute import leftovers
 from zorya.compute.group import ProcessGroup
 from zorya.compute.processes import EngineProcess, Launch
 from zorya.control import marks
-from zorya.control.instance import InstanceRunner, free_port
+from zorya.control.instance import InstanceRunner
 from zorya.control.live import LiveEngine
 from zorya.control.marks import Mark
 from zorya.control.record import ClusterRecord
 from zorya.control.surroundings import Guard
 from zorya.control.view import CopyView
-from zorya.core import files, logging
+from zorya.core import files, logging, ports
 from zorya.core.capacity import Bounds
 from zorya.core.clock import Clock
 from zorya.core.volume import Copy, CopyKind, CopyState
@@ -175,7 +175,7 @@ class Member:
                 await self.stop()
             self._bounds = record.bounds
             instance = await self._runner.instance(record, copy=self.copy, source=source)
-            self._hold(await self._runner.launch(record, instance, port=free_port(), copy=self.copy))
+            self._hold(await self._runner.launch(record, instance, port=ports.reserve(), copy=self.copy))
         elif source != self.source:
             await self._runner.write_following(record, self.copy, self.live.process, source, None)
         self.source = source

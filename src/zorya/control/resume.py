@@ -6,7 +6,6 @@ from zorya.control.attendance import Attendance
 from zorya.control.copies import Copies
 from zorya.control.failover import Failover
 from zorya.control.identities import SavedIdentities
-from zorya.control.instance import free_port
 from zorya.control.lifecycle import Process
 from zorya.control.live import LiveEngine
 from zorya.control.scrub import Scrub
@@ -16,7 +15,7 @@ from zorya.control.standing import Standing
 from zorya.control.states import Cause
 from zorya.control.surroundings import Surroundings
 from zorya.control.waiting import WaitingRoom
-from zorya.core import errors, failpoints, logging
+from zorya.core import errors, failpoints, logging, ports
 from zorya.core.model import Compute, Entrance
 from zorya.engines.following import Source
 
@@ -92,7 +91,7 @@ class Resume:
         `problem` says why the primary is not to be started as it is; empty when nothing speaks against it.
         """
         if self._copies.is_alone:
-            return await self._runner.start(self._standing.record, self._standing.capacity, port=free_port())
+            return await self._runner.start(self._standing.record, self._standing.capacity, port=ports.reserve())
         if self._failover.is_unfinished:
             await self._failover.finish()
         self._failover.reason = self._failover.reason or problem
@@ -111,7 +110,7 @@ class Resume:
         return live
 
     async def _start_in_place(self) -> LiveEngine:
-        record, port = self._standing.record, free_port()
+        record, port = self._standing.record, ports.reserve()
         self._copies.begin(Source(socket=self._runner.folders(record).socket, port=port))
         try:
             live = await self._runner.start(record, self._standing.capacity, port=port)

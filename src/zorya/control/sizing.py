@@ -365,7 +365,8 @@ class Sizing:
             if is_new or self._unconfigured:
                 await self._reload(live, capacity)
         except errors.ZoryaError as error:
-            if not self._unconfigured:
+            # Of an engine that is just stopping there is nothing to tell.
+            if not self._unconfigured and self._standing.record.compute is Compute.RUNNING:
                 _log.warning("the engine's settings do not follow", cluster=self._standing.name, error=str(error))
             self._unconfigured = True
             self._blocked_until_s = self._clock.monotonic_s() + RETRY_S

@@ -10,6 +10,8 @@ import pytest
 
 from clients.mariadb.shop import BYTES, HUGE, PROCEDURE, TEXT, Shop
 
+pytestmark = pytest.mark.parametrize("way", ["handoff", "freezing"], indirect=True, scope="session")
+
 
 @pytest.fixture(scope="module", params=["asyncmy", "aiomysql"])
 def driver(request: pytest.FixtureRequest) -> ModuleType:

@@ -12,6 +12,8 @@ from mysql.connector.pooling import MySQLConnectionPool
 from clients.mariadb.shop import BYTES, HUGE, ODD_PASSWORD, ODD_USER, PROCEDURE, TEXT, Shop
 from waiting import wait_until
 
+pytestmark = pytest.mark.parametrize("way", ["handoff", "freezing"], indirect=True, scope="session")
+
 
 @pytest.fixture(scope="module", params=["pure", "C"])
 def connect(request: pytest.FixtureRequest, shop: Shop) -> Callable[..., Any]:

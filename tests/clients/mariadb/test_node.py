@@ -9,6 +9,8 @@ import pytest
 
 from clients.mariadb.shop import ODD_PASSWORD, ODD_USER, PROCEDURE, Shop
 
+pytestmark = pytest.mark.parametrize("way", ["handoff", "freezing"], indirect=True, scope="session")
+
 CHECKS = re.findall(r"^  (\w+): (?:async )?\(\) =>", (Path(__file__).parent / "node" / "checks.mjs").read_text(), re.M)
 
 

@@ -10,6 +10,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, rela
 
 from clients.mariadb.shop import Shop
 
+pytestmark = pytest.mark.parametrize("way", ["handoff", "freezing"], indirect=True, scope="session")
+
 
 class Base(DeclarativeBase):
     """The tables of these tests."""

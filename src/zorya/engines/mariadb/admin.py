@@ -22,6 +22,9 @@ _SHUTTING_DOWN = 1053
 
 _NO_SUCH_THREAD = 1094
 
+_LOST = frozenset({0, _SHUTTING_DOWN, 2006, 2013})
+"""CR_SERVER_GONE_ERROR, CR_SERVER_LOST, and what the library says of a connection that it has closed."""
+
 _SETTINGS = (
     # A session that waits for Zorya is not ended, however long the server was frozen.
     "wait_timeout = 31536000",
@@ -215,7 +218,8 @@ async def _try(connection: Connection, statement: str) -> None:
     try:
         await connection.tell(statement)
     except err.MySQLError as error:
-        # The connection is as good as before, unless it is lost, which the next statement shows.
+        if error.args[0] in _LOST:
+            raise
         _log.warning("the engine does not take a setting", statement=statement, error=str(error))
 
 

@@ -1,11 +1,10 @@
 """MariaDB as an `Engine`: finding, starting, asking and explaining put together."""
 
 import signal
-import socket
 from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 
-from zorya.core import commands, errors, files
+from zorya.core import commands, errors, files, ports
 from zorya.core.account import Account
 from zorya.core.home import ClusterFolders, Home
 from zorya.core.identity import FailedLogin
@@ -161,7 +160,7 @@ class MariaDb:
         to is then its other one, which MariaDB has for administrators (Knowledge Base, "Thread Pool", extra_port).
         """
         folders = instance.folders
-        inlet_port = _free_port() if instance.library is not None else port
+        inlet_port = ports.reserve() if instance.library is not None else port
         argv = [
             str(installations.program(instance.installation, installations.SERVER)),
             f"--defaults-file={folders.conf / configuration.SETTINGS_FILE}",
@@ -297,11 +296,3 @@ def _relay_port(pid: int) -> int | None:
     told = dict(part.split("=", 1) for part in argv if part.startswith(("--port=", "--extra-port=")))
     found = told.get("--extra-port", told.get("--port", ""))
     return int(found) if found.isdecimal() else None
-
-
-def _free_port() -> int:
-    """Answer a TCP port of 127.0.0.1 that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
