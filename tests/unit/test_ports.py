@@ -1,5 +1,6 @@
 """Ports that are reserved for programs which are about to start."""
 
+import asyncio
 import socket
 
 import pytest
@@ -7,7 +8,10 @@ import pytest
 from zorya.core import ports
 
 
-def test_a_server_can_listen_on_a_reserved_port_and_nobody_else_is_given_it() -> None:
+async def test_a_server_can_listen_on_a_reserved_port_and_nobody_else_is_given_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ports, "KEPT_S", 0.2)
     port = ports.reserve()
     with socket.socket() as other, pytest.raises(OSError, match="in use"):
         other.bind(("127.0.0.1", port))
@@ -15,14 +19,24 @@ def test_a_server_can_listen_on_a_reserved_port_and_nobody_else_is_given_it() ->
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         server.bind(("127.0.0.1", port))
         server.listen()
-        with socket.create_connection(("127.0.0.1", port)):
-            server.accept()[0].close()
+    while True:
+        await asyncio.sleep(0.05)
+        with socket.socket() as later:
+            try:
+                later.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return
 
 
-def test_ports_are_different_and_the_oldest_are_let_go() -> None:
-    found = [ports.reserve() for _ in range(ports.KEPT)]
-    assert len(set(found)) == ports.KEPT
-    first = found[0]
-    ports.reserve()
+async def test_ports_are_different(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "KEPT_S", 0.0)
+    found = [ports.reserve() for _ in range(50)]
+    assert len(set(found)) == 50
+    await asyncio.sleep(0)
+
+
+def test_a_port_is_free_at_once_where_nobody_could_let_it_go() -> None:
+    port = ports.reserve()
     with socket.socket() as free:
-        free.bind(("127.0.0.1", first))
+        free.bind(("127.0.0.1", port))
