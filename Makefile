@@ -13,7 +13,7 @@ up: $(VENV)/.for-use ## Set up, start the server with cluster "main" and say how
 	@$(BIN)/zorya up
 
 test: lint ## Set up and run every check and test
-	@$(BIN)/python -m pytest tests --ignore=tests/docs --numprocesses=4 --dist=worksteal
+	@$(BIN)/python -m pytest tests --ignore=tests/docs --numprocesses=3 --dist=worksteal
 
 lint: $(VENV)/.for-test ## Formatting, lint, types, the contract of the rooms, the docs
 	@$(BIN)/ruff format --check --quiet . && echo "format: ok"
