@@ -8,6 +8,8 @@ import pytest
 
 from harness import Server
 
+pytestmark = pytest.mark.parametrize("way", ["handoff", "freezing"], indirect=True, scope="module")
+
 
 @pytest.fixture(scope="module")
 def database(server: Server, program: Callable[[str], str]) -> str:

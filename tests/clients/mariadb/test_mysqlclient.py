@@ -12,6 +12,8 @@ MySQLdb = pytest.importorskip("MySQLdb", reason="mysqlclient is not installed (i
 
 from MySQLdb import cursors  # type: ignore[import-untyped]  # noqa: E402
 
+pytestmark = pytest.mark.parametrize("way", ["handoff", "freezing"], indirect=True, scope="session")
+
 
 @pytest.fixture
 def connection(shop: Shop) -> Iterator[Any]:

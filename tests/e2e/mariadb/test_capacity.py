@@ -200,20 +200,3 @@ def test_scale_and_capacity_are_told_as_for_postgres(server: Server) -> None:
     assert server.show("shop")["capacity"] in {1, 2}
     server.run("pause", "shop")
     assert server.show("shop")["capacity"] == 0
-
-
-def test_capacity_goes_on_when_the_server_is_killed_in_a_change(server: Server) -> None:
-    start_with_shop(server)
-    server.api.resume("shop")
-    with server.mysql() as session:
-        pid = server.show("shop")["engine_pid"]
-        for step in ("begun", "limited"):
-            server.kill()
-            server.start(ZORYA_FAILPOINTS=f"scale.{step}=kill")
-            server.cli("capacity", "shop", "3")
-            server.wait_killed()
-            assert one(session, "SELECT 1") == 1
-            server.start()
-            assert server.api.set_capacity("shop", 2)["capacity"] == 2
-            assert one(session, "SELECT 1") == 1
-            assert server.show("shop")["engine_pid"] == pid

@@ -1,8 +1,6 @@
 """SIGKILL for MariaDB at every step of resume, pause and delete, and engines that cannot start at all."""
 
-import os
 import shutil
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +8,7 @@ from pathlib import Path
 import pymysql
 import pytest
 
-from e2e.mariadb.clients import LOST, Asked, WaitingClient, begin, one, run, start_with_shop
+from e2e.mariadb.clients import LOST, Asked, WaitingClient, begin, run, start_with_shop
 from e2e.mariadb.odd_mariadb import STARTS, copy_installation, replace_engine
 from harness import Server, is_gone, kill_engine, running
 from waiting import wait_until
@@ -55,7 +53,7 @@ def test_client_is_told_and_the_next_is_served_when_the_engine_dies_while_it_sta
     assert server.mysql_query("SELECT 1") == ((1,),)
 
 
-@pytest.mark.parametrize("step", ["held", "signalled"])
+@pytest.mark.parametrize("step", ["signalled"])
 def test_cluster_is_paused_and_whole_when_the_engine_dies_in_the_pause(
     stopped_server: Server, held_at: Callable[[str], Callable[[], None]], step: str
 ) -> None:
@@ -167,19 +165,6 @@ def test_engine_that_hangs_at_its_start_can_be_stopped(home: Path, odd_mariadb: 
         assert server.show("shop")["compute"] == "stopped"
 
 
-def test_engine_that_does_not_stop_is_stopped_by_force(stopped_server: Server) -> None:
-    server = stopped_server
-    start_with_shop(server, ZORYA_STOP_TIMEOUT_S="0.5")
-    server.allow("engine stopped by force", "no checkpoint before the stop", "who may log in could not be")
-    server.mysql_query("CREATE TABLE t AS SELECT 7 AS n")
-    wait_until(lambda: server.show("shop")["sessions"] == 0, "the session is over")
-    os.kill(server.show("shop")["engine_pid"], signal.SIGSTOP)
-    assert begin(server, "pause", "shop").wait(60) == 0
-    assert "1005" in server.events("shop")
-    assert not (server.home / "clusters" / server.show("shop")["id"] / "identities.json").exists()
-    assert server.mysql_query("SELECT n FROM t") == ((7,),)
-
-
 def test_nothing_is_kept_when_the_engine_is_killed_in_create(home: Path, odd_mariadb: Path) -> None:
     with running(home, ZORYA_MARIADB=str(odd_mariadb)) as server:
         server.allow("create failed")
@@ -198,13 +183,3 @@ def test_mariadb_that_is_too_old_or_missing_is_told(home: Path, odd_mariadb: Pat
         server = Server(home)
         assert server.begin(ZORYA_MARIADB=str(folder)).wait(60) == 1
         assert "holds no MariaDB 10.6 or newer" in server.log.read_text()
-
-
-def test_session_of_the_engine_sees_nothing_of_the_death_of_another_cluster(shop: Server) -> None:
-    shop.allow("engine lost")
-    shop.run("create", "other", "--engine", "mariadb")
-    with shop.mysql() as session, shop.mysql("other") as doomed:
-        kill_engine(shop.show("other")["engine_pid"])
-        with pytest.raises(LOST):
-            one(doomed, "SELECT 1")
-        assert one(session, "SELECT 1") == 1

@@ -2,10 +2,7 @@
 
 from pathlib import Path
 
-import pymysql
-import pytest
-
-from e2e.mariadb.clients import attempt, one, rows, run, wait_frozen
+from e2e.mariadb.clients import attempt, one, run, wait_frozen
 from e2e.test_ordinary_user import server
 from harness import Server
 
@@ -31,14 +28,3 @@ def test_everything_works_when_the_server_is_run_by_an_ordinary_user(server: Ser
     server.start()
     assert server.mysql_query("SELECT n FROM t") == ((7,),)
     server.run("delete", "shop", "--yes")
-
-
-def test_clients_have_no_more_rights_when_the_server_is_run_by_an_ordinary_user(server: Server) -> None:
-    server.api.create({"name": "shop", "engine": "mariadb"})
-    with server.mysql() as session:
-        assert one(session, "SELECT LOAD_FILE('/etc/passwd')") is None
-        for statement in ("SELECT 1 INTO OUTFILE '/tmp/x'", "SHUTDOWN", "SELECT * FROM mysql.global_priv"):
-            with pytest.raises(pymysql.err.MySQLError):
-                rows(session, statement)
-    for user in ("root", "nobody", "mysql"):
-        assert attempt(server, user=user, password="", database=None)[0] == 1045

@@ -57,7 +57,7 @@ def test_a_frozen_cluster_is_thawed_for_it(quick_shop: Server) -> None:
     assert_only_the_new_is_good(quick_shop, old)
 
 
-@pytest.mark.parametrize("state", ["running", "stopped"])
+@pytest.mark.parametrize("state", ["stopped"])
 def test_it_is_finished_when_the_server_is_killed(shop: Server, state: str) -> None:
     for number, step in enumerate(("recorded", "promoted"), start=1):
         shop.stop()
