@@ -65,7 +65,7 @@ def server(disk: Disk, templates: Path) -> Iterator[Server]:
         subprocess.run(["cp", "--archive", str(templates / shared), str(home)], check=True)
     made = Server(home)
     made.log = disk.folder.parent / "server.log"
-    made.allow("what clusters use cannot be written down")
+    made.allow("what clusters use cannot be written down", "the engine's settings do not follow")
     try:
         made.start()
         yield made

@@ -110,7 +110,7 @@ def small(disk: Disk, templates: Path) -> Iterator[Server]:
         keep_owner(templates / shared, home / shared)
     made = Server(home)
     made.log = disk.folder.parent / "server.log"
-    made.allow("what clusters use cannot be written down")
+    made.allow("what clusters use cannot be written down", "the engine's settings do not follow")
     try:
         made.start()
         yield made
