@@ -18,7 +18,7 @@ from zorya.control.surroundings import Surroundings
 from zorya.control.view import LoadView, ScalingView
 from zorya.core import errors, failpoints, logging
 from zorya.core.capacity import Bounds
-from zorya.core.model import Compute
+from zorya.core.model import Compute, Status
 from zorya.scaling import demand, policy
 from zorya.scaling.demand import Demand, Reading
 from zorya.scaling.policy import Decision, Part, Situation
@@ -365,19 +365,27 @@ class Sizing:
             if is_new or self._unconfigured:
                 await self._reload(live, capacity)
         except errors.ZoryaError as error:
-            # Of an engine that is just stopping there is nothing to tell.
-            if not self._unconfigured and self._standing.record.compute is Compute.RUNNING:
+            if not self._unconfigured and self._is_to_be_told(live):
                 _log.warning("the engine's settings do not follow", cluster=self._standing.name, error=str(error))
             self._unconfigured = True
             self._blocked_until_s = self._clock.monotonic_s() + RETRY_S
 
     async def _reload(self, live: LiveEngine, capacity: float) -> None:
         async with live.telling:
-            # A signal to a frozen engine would thaw it, a question would wait for it; nor is its stop to be disturbed.
-            is_fit = self._seat.live is live and self._standing.record.compute is Compute.RUNNING
-            if is_fit and live.process.alive:
+            is_fit = self._is_to_be_told(live)
+            if is_fit:
+                await failpoints.reached("capacity.telling")
                 await self._around.runner.reload(self._standing.record, live.process, capacity)
             self._unconfigured = not is_fit
+
+    def _is_to_be_told(self, live: LiveEngine) -> bool:
+        """Whether the engine runs and is to go on.
+
+        A signal to a frozen one would thaw it, a question would wait for it; nor is the stop of one to be disturbed.
+        """
+        record = self._standing.record
+        is_wanted = record.status is Status.AVAILABLE and record.compute is Compute.RUNNING
+        return is_wanted and self._seat.live is live and live.process.alive
 
     def _note_change(self, before: float, after: float, took_s: float) -> None:
         part = Part.NODE if after < self._bounds.clamp(self._decision.capacity) else self._decision.part

@@ -1,43 +1,24 @@
-"""Servers that have MariaDB's template ready, so that no test has to wait until it is made."""
+"""What the tests of MariaDB clusters share beside the servers that all tests have."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from fix_home import clear_environment, make_folder, prepare_home
-from harness import Server, running
+from harness import Server
 from lending import Lender
 from zorya.engines.mariadb import installations
 
 
-@pytest.fixture(scope="session")
-def templates(templates: Path) -> Iterator[Path]:
-    """As the fixture that it overrides, with MariaDB's template as well."""
+@pytest.fixture(scope="session", autouse=True)
+def _needs_mariadb() -> None:
     if not installations.find(None):
         pytest.skip("this host has no MariaDB 10.6 or newer (Debian: mariadb-server)")
-    folder = make_folder()
-    home = prepare_home(folder, templates)
-    with pytest.MonkeyPatch.context() as patch:
-        clear_environment(patch)
-        with running(home) as server:
-            server.api.create({"name": "shop", "engine": "mariadb"})
-            server.api.delete("shop")
-    yield home
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="session")
-def lender(templates: Path) -> Iterator[Lender]:
-    """The server that tests use one after the other."""
-    with Lender(templates) as made:
-        yield made
 
 
 @pytest.fixture(scope="session")
 def quick_lender(templates: Path) -> Iterator[Lender]:
-    """The same, with clusters that freeze almost at once."""
+    """A server that tests use one after the other, with clusters that freeze almost at once."""
     with Lender(templates, ZORYA_FREEZE_AFTER="0.05") as made:
         yield made
 

@@ -1,6 +1,7 @@
 """The capacity of MariaDB clusters: it changes under sessions that have everything open, and costs nobody anything."""
 
 import re
+import subprocess
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from e2e.engine_groups import count_killed, expected, needs_limits, read_held
 from e2e.mariadb.clients import Asked, Load, number_of, one, rows, run, start_with_shop
 from e2e.turned import Turned, told
-from harness import Server, running
+from harness import Server, is_gone, kill_engine, running
 from waiting import wait_until
 from zorya.core.capacity import Acu
 
@@ -200,3 +201,28 @@ def test_scale_and_capacity_are_told_as_for_postgres(server: Server) -> None:
     assert server.show("shop")["capacity"] in {1, 2}
     server.run("pause", "shop")
     assert server.show("shop")["capacity"] == 0
+
+
+@pytest.mark.parametrize("end", ["delete", "kill"])
+def test_an_engine_that_ends_while_its_settings_change_is_no_trouble(server: Server, end: str) -> None:
+    release = server.home.parent / "release"
+    start_with_shop(server, ZORYA_FAILPOINTS="capacity.telling=pause", ZORYA_FAILPOINT_RELEASE=str(release))
+    server.mysql().close()
+    pid = server.show("shop")["engine_pid"]
+    with began(server, "capacity", "shop", "2"):
+        wait_until(release.with_suffix(".reached").exists, "the engine is about to be told")
+        if end == "delete":
+            with began(server, "delete", "shop", "--yes"):
+                wait_until(lambda: is_gone(pid), "the engine is gone")
+                release.touch()
+        else:
+            server.allow("engine lost")
+            kill_engine(pid)
+            release.touch()
+            assert server.mysql_query("SELECT 1") == ((1,),)
+
+
+def began(server: Server, *args: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [*server.command, *args], env=server.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
