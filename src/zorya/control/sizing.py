@@ -7,6 +7,7 @@ the kernel and then made known to the engine, a smaller one the other way round.
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from zorya.compute.limits import Limited, Limits
@@ -49,6 +50,9 @@ DRIFT_BYTES = 32 * 1024**2
 
 RETRY_S = 5.0
 """How long the kernel is left alone that has refused a change."""
+
+END_SEEN_WITHIN_S = 0.5
+"""How long a process that was killed may have lost its connections already and not be seen to have ended."""
 
 _log = logging.get("zorya.control")
 
@@ -365,6 +369,9 @@ class Sizing:
             if is_new or self._unconfigured:
                 await self._reload(live, capacity)
         except errors.ZoryaError as error:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(END_SEEN_WITHIN_S):
+                    await live.process.wait()
             if not self._unconfigured and self._is_to_be_told(live):
                 _log.warning("the engine's settings do not follow", cluster=self._standing.name, error=str(error))
             self._unconfigured = True
