@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import re
-import secrets
 import shutil
 import signal
 import socket
@@ -21,9 +20,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from zorya.core import commands, errors, failpoints, files
+from zorya.core import commands, failpoints, files
 from zorya.core.account import Account
 from zorya.core.model import Secret
+from zorya.engines import making
 from zorya.engines.base import Installation, Instance
 from zorya.engines.mariadb import (
     binlog,
@@ -36,6 +36,9 @@ from zorya.engines.mariadb import (
     verifiers,
 )
 from zorya.engines.mariadb.greeting import Greeting
+
+_SAID = r"(?:\[ERROR\]|ERROR:|ERROR) +(.+)"
+"""What MariaDB's programs print of an error."""
 
 _TEMPLATE_FORM = 1
 """Rises when templates are made differently, so that older ones are not used."""
@@ -74,7 +77,7 @@ class Templates:
         return path / "data", Greeting(**values)
 
     async def _make(self, installation: Installation, path: Path) -> None:
-        partial = _partial_folder(path, self._account)
+        partial = making.partial_folder(path, self._account)
         data = files.ensure_folder(partial / "data", mode=0o700, owner=self._account)
         try:
             await commands.run(
@@ -99,7 +102,7 @@ class Templates:
             for name in ("ib_buffer_pool", "ibtmp1"):
                 (data / name).unlink(missing_ok=True)
             await asyncio.to_thread(_sync, partial)
-            _publish(partial, path)
+            making.publish(partial, path)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -117,14 +120,12 @@ async def build(templates: Templates, instance: Instance, verifier: Secret) -> N
     target = instance.folders.data
     if target.exists():
         return
-    # What an interrupted attempt left. Its programs may still be ending: they keep to their own folder.
-    for leftover in target.parent.glob(f"{target.name}.partial-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    making.remove_partial_folders(target)
     try:
         template, said = await templates.ensure(instance.installation)
         await failpoints.reached("create.template")
-        partial = _partial_folder(target, instance.account)
-        await _copy(template, partial, instance.account)
+        partial = making.partial_folder(target, instance.account)
+        await making.copy(template, partial, instance.account)
         await failpoints.reached("create.copy")
         await _bootstrap(
             instance.installation,
@@ -139,9 +140,9 @@ async def build(templates: Templates, instance: Instance, verifier: Secret) -> N
         await asyncio.to_thread(_sync, partial)
         _write_identities(instance, partial, verifier, said)
         await failpoints.reached("create.identities")
-        _publish(partial, target)
+        making.publish(partial, target)
     except commands.CommandFailed as error:
-        raise _explain(error, instance) from error
+        raise making.failed(error, instance, _SAID) from error
     except OSError as error:
         raise files.explain(error, "Making the data folder", target.parent) from error
 
@@ -164,14 +165,14 @@ def check(instance: Instance) -> None:
     data = instance.folders.data
     for needed in FILES:
         if not (data / needed).exists():
-            raise damaged(instance, f"{data / needed} is missing")
+            raise making.damaged(instance, f"{data / needed} is missing")
     if (data / "ibdata1").stat().st_size == 0:
-        raise damaged(instance, f"{data / 'ibdata1'} is empty")
+        raise making.damaged(instance, f"{data / 'ibdata1'} is empty")
     version = _version(data)
     if version is None:
-        raise damaged(instance, f"{data / _UPGRADE_FILES[0]} does not say its version")
+        raise making.damaged(instance, f"{data / _UPGRADE_FILES[0]} does not say its version")
     if version != instance.installation.major:
-        raise damaged(instance, f"{data} is of version {version!r}, not {instance.installation.major!r}")
+        raise making.damaged(instance, f"{data} is of version {version!r}, not {instance.installation.major!r}")
 
 
 def _version(data: Path) -> str | None:
@@ -183,30 +184,6 @@ def _version(data: Path) -> str | None:
             continue
         return found[1] if found else None
     return None
-
-
-def damaged(instance: Instance, what: str) -> errors.DataDamaged:
-    """Answer the error of a data folder that is visibly not one to start."""
-    return errors.DataDamaged(
-        f"The data folder of {instance.cluster} is damaged: {what}.",
-        hint="Nothing was changed. Restore the folder from a backup, then connect again.",
-        client_message=f'the data folder of cluster "{instance.cluster}" is damaged; nothing was changed',
-    )
-
-
-def _partial_folder(path: Path, account: Account) -> Path:
-    partial = path.with_name(f"{path.name}.partial-{secrets.token_hex(4)}")
-    return files.ensure_folder(partial, mode=0o700, owner=account)
-
-
-def _publish(partial: Path, path: Path) -> None:
-    partial.rename(path)
-    files.sync_folder(path.parent)
-
-
-async def _copy(template: Path, target: Path, account: Account) -> None:
-    # cp clones blocks where the file system can (reflink) and copies them elsewhere.
-    await commands.run(["cp", "--archive", "--reflink=auto", f"{template}/.", target], account=account)
 
 
 def _sync(folder: Path) -> None:
@@ -309,15 +286,3 @@ def _first_packet(path: Path, process: "subprocess.Popen[bytes]") -> bytes:
     finally:
         os.close(folder)
     return b""
-
-
-def _explain(error: commands.CommandFailed, instance: Instance) -> errors.ZoryaError:
-    if os.strerror(28) in error.output:
-        return files.disk_full("Making the data folder", instance.folders.root)
-    found = re.findall(r"(?:\[ERROR\]|ERROR:|ERROR) +(.+)", error.output)
-    why = found[-1] if found else error.output.strip()[-300:] or str(error)
-    return errors.StartFailed(
-        f"MariaDB {instance.installation.version} ({instance.installation.folder}) could not make the data: {why}",
-        hint="Nothing of the cluster was kept; `zorya doctor` shows the installations found.",
-        client_message="The cluster's data folder could not be made.",
-    )

@@ -6,19 +6,20 @@ of their own and renamed when they are whole and durable, so that one that exist
 """
 
 import asyncio
-import os
-import re
-import secrets
 import shutil
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
-from zorya.core import commands, errors, failpoints, files
+from zorya.core import commands, failpoints, files
 from zorya.core.account import Account
 from zorya.core.model import Secret
+from zorya.engines import making
 from zorya.engines.base import Installation, Instance
 from zorya.engines.postgres import configuration, control_file, identities, verifiers
+
+_SAID = r"(?:FATAL|PANIC|ERROR|error): +(.+)"
+"""What PostgreSQL's programs print of an error."""
 
 _TEMPLATE_FORM = 2
 """Rises when templates are made differently, so that older ones are not used."""
@@ -51,7 +52,7 @@ class Templates:
         return path
 
     async def _make(self, installation: Installation, path: Path) -> None:
-        partial = _partial_folder(path, self._account)
+        partial = making.partial_folder(path, self._account)
         try:
             await commands.run(
                 [
@@ -66,7 +67,7 @@ class Templates:
             for segment in (partial / "pg_wal").glob("0*"):
                 segment.unlink()
             await _sync(installation, partial, self._account)
-            _publish(partial, path)
+            making.publish(partial, path)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -97,14 +98,12 @@ async def build(templates: Templates, instance: Instance, verifier: Secret) -> N
     target = instance.folders.data
     if target.exists():
         return
-    # What an interrupted attempt left. Its programs may still be ending: they keep to their own folder.
-    for leftover in target.parent.glob(f"{target.name}.partial-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    making.remove_partial_folders(target)
     try:
         template = await templates.ensure(instance.installation)
         await failpoints.reached("create.template")
-        partial = _partial_folder(target, instance.account)
-        await _copy(template, partial, instance.account)
+        partial = making.partial_folder(target, instance.account)
+        await making.copy(template, partial, instance.account)
         await failpoints.reached("create.copy")
         await asyncio.to_thread(control_file.renew, partial / identities.CONTROL_FILE)
         await commands.run(
@@ -120,9 +119,9 @@ async def build(templates: Templates, instance: Instance, verifier: Secret) -> N
         await _sync(instance.installation, partial, instance.account)
         _write_identities(instance, partial, verifier)
         await failpoints.reached("create.identities")
-        _publish(partial, target)
+        making.publish(partial, target)
     except commands.CommandFailed as error:
-        raise _explain(error, instance) from error
+        raise making.failed(error, instance, _SAID) from error
     except OSError as error:
         raise files.explain(error, "Making the data folder", target.parent) from error
 
@@ -150,36 +149,12 @@ def check(instance: Instance) -> None:
     data = instance.folders.data
     for needed in NEEDED:
         if not (data / needed).exists():
-            raise damaged(instance, f"{data / needed} is missing")
+            raise making.damaged(instance, f"{data / needed} is missing")
     version = (data / "PG_VERSION").read_text(errors="replace").strip()
     if version != instance.installation.major:
-        raise damaged(instance, f"{data / 'PG_VERSION'} says {version!r}, not {instance.installation.major!r}")
+        raise making.damaged(instance, f"{data / 'PG_VERSION'} says {version!r}, not {instance.installation.major!r}")
     if (data / "global/pg_control").stat().st_size < control_file.SMALLEST_CONTROL_FILE:
-        raise damaged(instance, f"{data / 'global/pg_control'} is cut off")
-
-
-def damaged(instance: Instance, what: str) -> errors.DataDamaged:
-    """Answer the error of a data folder that is visibly not one to start."""
-    return errors.DataDamaged(
-        f"The data folder of {instance.cluster} is damaged: {what}.",
-        hint="Nothing was changed. Restore the folder from a backup, then connect again.",
-        client_message=f'the data folder of cluster "{instance.cluster}" is damaged; nothing was changed',
-    )
-
-
-def _partial_folder(path: Path, account: Account) -> Path:
-    partial = path.with_name(f"{path.name}.partial-{secrets.token_hex(4)}")
-    return files.ensure_folder(partial, mode=0o700, owner=account)
-
-
-def _publish(partial: Path, path: Path) -> None:
-    partial.rename(path)
-    files.sync_folder(path.parent)
-
-
-async def _copy(template: Path, target: Path, account: Account) -> None:
-    # cp clones blocks where the file system can (reflink) and copies them elsewhere.
-    await commands.run(["cp", "--archive", "--reflink=auto", f"{template}/.", target], account=account)
+        raise making.damaged(instance, f"{data / 'global/pg_control'} is cut off")
 
 
 async def _sync(installation: Installation, folder: Path, account: Account) -> None:
@@ -204,16 +179,4 @@ async def _run_single_user(installation: Installation, folder: Path, statements:
         ],
         account=account,
         stdin="".join(f"{statement}\n" for statement in statements),
-    )
-
-
-def _explain(error: commands.CommandFailed, instance: Instance) -> errors.ZoryaError:
-    if os.strerror(28) in error.output:
-        return files.disk_full("Making the data folder", instance.folders.root)
-    found = re.findall(r"(?:FATAL|PANIC|ERROR|error): +(.+)", error.output)
-    why = found[-1] if found else error.output.strip()[-300:] or str(error)
-    return errors.StartFailed(
-        f"PostgreSQL {instance.installation.version} ({instance.installation.folder}) could not make the data: {why}",
-        hint="Nothing of the cluster was kept; `zorya doctor` shows the installations found.",
-        client_message="The cluster's data folder could not be made.",
     )

@@ -12,7 +12,7 @@ from zorya.core.account import Account
 from zorya.core.home import ClusterFolders, Home
 from zorya.core.identity import FailedLogin
 from zorya.core.model import Address, EngineKind, Secret
-from zorya.engines import handoff
+from zorya.engines import handoff, making
 from zorya.engines.base import Installation, Instance, Phase, Readiness, TlsFiles
 from zorya.engines.postgres import (
     activity,
@@ -133,10 +133,10 @@ class Postgres:
         signal_file = instance.folders.data / STANDBY_FILE
         if instance.following.leads and signal_file.exists():
             # Only a promotion may make a primary of it, which begins a timeline of its own.
-            raise data_folder.damaged(instance, f"{signal_file} is there, so it follows another copy")
+            raise making.damaged(instance, f"{signal_file} is there, so it follows another copy")
         if not instance.following.leads and not signal_file.exists():
             # It would go on with the log that it has, as the primary does that it is to follow.
-            raise data_folder.damaged(instance, f"{signal_file} is missing, so it does not follow another copy")
+            raise making.damaged(instance, f"{signal_file} is missing, so it does not follow another copy")
 
     async def write_configuration(self, instance: Instance) -> None:
         """See Engine.write_configuration."""
