@@ -6,11 +6,14 @@ Run as a program with a home, this serves the real API on that home's socket unt
 import asyncio
 import os
 import sys
+import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from queue import Queue
 
 from zorya.api.serve import Api
 from zorya.api.server_control import ServerStatus
@@ -46,6 +49,8 @@ PRICES = Prices(acu_hour=0.12, gib_month=0.1, currency="USD")
 
 
 POSITION = 0x1A2B3C4
+
+_DEADLINE_S = 30
 
 
 class FakeClusters:
@@ -531,7 +536,8 @@ def _usage_of(cluster: ClusterView, since: datetime, until: datetime) -> UsageRo
     )
 
 
-async def _serve(home: Path) -> None:
+async def _serve(home: Path, tell: Callable[[FakeServer], None]) -> None:
+    """Serve clusters `main`, `busy` and `cold` until the server is stopped; `tell` gets it when it is up."""
     clusters = FakeClusters()
     await clusters.create(a_request("main"))
     clusters.put(a_busy_cluster("busy"))
@@ -543,12 +549,38 @@ async def _serve(home: Path) -> None:
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(api.run(on_ready=server.ready))
         await server.is_ready.wait()
-        sys.stdout.write("ready\n")
-        sys.stdout.flush()
+        tell(server)
         await server.stopping.wait()
-        sys.stdout.write("left running\n" if server.left_running else "put to sleep\n")
         serving.cancel()
 
 
+@contextmanager
+def serving(home: Path) -> Iterator[None]:
+    """Serve them in a thread of this process for the block."""
+    up: Queue[tuple[asyncio.AbstractEventLoop, FakeServer]] = Queue()
+    thread = threading.Thread(
+        target=lambda: asyncio.run(_serve(home, lambda server: up.put((asyncio.get_running_loop(), server))))
+    )
+    thread.start()
+    loop, server = up.get(timeout=_DEADLINE_S)
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(server.stopping.set)
+        thread.join(_DEADLINE_S)
+
+
+def _serve_alone(home: Path) -> None:
+    """Serve them in this process, and tell on standard output when they are up and how the server was stopped."""
+    told: list[FakeServer] = []
+
+    def tell(server: FakeServer) -> None:
+        told.append(server)
+        print("ready", flush=True)  # noqa: T201 - the test that started this process reads it
+
+    asyncio.run(_serve(home, tell))
+    print("left running" if told[0].left_running else "put to sleep")  # noqa: T201
+
+
 if __name__ == "__main__":
-    asyncio.run(_serve(Path(sys.argv[1])))
+    _serve_alone(Path(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""The `zorya` command, and a fake server for it in a process of its own."""
+"""The `zorya` command, and a fake server for it."""
 
 import shutil
 import subprocess
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from api.fakes import serving
 from cli.command import ROOT, Command
 
 FAKE_SERVER = ROOT / "tests" / "api" / "fakes.py"
@@ -24,9 +25,8 @@ def lonely() -> Iterator[Command]:
 
 @pytest.fixture
 def server(lonely: Command) -> Iterator[subprocess.Popen[str]]:
-    """A server process with the clusters `main` (asleep), `busy` (with a session) and `cold` (frozen)."""
-    run = lonely.home / "run"
-    run.mkdir()
+    """A server with a process of its own, on the home of `lonely`; its clusters are those of `zorya`."""
+    (lonely.home / "run").mkdir()
     with subprocess.Popen(
         [sys.executable, str(FAKE_SERVER), str(lonely.home)], env=lonely.environment, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -37,7 +37,8 @@ def server(lonely: Command) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.fixture
-def zorya(lonely: Command, server: subprocess.Popen[str]) -> Command:
-    """The command on the home of a running server."""
-    assert server.poll() is None
-    return lonely
+def zorya(lonely: Command) -> Iterator[Command]:
+    """The command on the home of a server with clusters `main` (asleep), `busy` (with a session), `cold` (frozen)."""
+    (lonely.home / "run").mkdir()
+    with serving(lonely.home):
+        yield lonely

@@ -430,35 +430,35 @@ def test_a_reader_that_leaves_early_is_no_error(zorya: Command) -> None:
         assert following.stderr.read() == ""
 
 
-def test_status_and_doctor_tell_what_the_server_says(zorya: Command, server: subprocess.Popen[str]) -> None:
-    assert f"pid         {server.pid}" in zorya("status").stdout
-    assert json.loads(zorya("status", "--json").stdout)["clusters"] == {"running": 1, "frozen": 1, "stopped": 1}
-    assert "node        1.5 of 8 ACUs allotted (2 cores, 16 GiB)" in zorya("status").stdout
-    result = zorya("doctor")
+def test_status_and_doctor_tell_what_the_server_says(lonely: Command, server: subprocess.Popen[str]) -> None:
+    assert f"pid         {server.pid}" in lonely("status").stdout
+    assert json.loads(lonely("status", "--json").stdout)["clusters"] == {"running": 1, "frozen": 1, "stopped": 1}
+    assert "node        1.5 of 8 ACUs allotted (2 cores, 16 GiB)" in lonely("status").stdout
+    result = lonely("doctor")
     assert result.returncode == 0
     assert result.stdout == (
         "ok       PostgreSQL: PostgreSQL 17.10 is there.\n"
         "warning  cgroup: No cgroup is delegated.\n"
         "         Delegate one.\n"
     )
-    assert [one["state"] for one in json.loads(zorya("doctor", "--json").stdout)] == ["ok", "warning"]
+    assert [one["state"] for one in json.loads(lonely("doctor", "--json").stdout)] == ["ok", "warning"]
 
 
-def test_a_second_up_changes_nothing(zorya: Command, server: subprocess.Popen[str]) -> None:
+def test_a_second_up_changes_nothing(lonely: Command, server: subprocess.Popen[str]) -> None:
     for words in (["up"], ["up", "--detach", "--api-port", "1"]):
-        result = zorya(*words)
+        result = lonely(*words)
         assert result.returncode == 0
-        assert result.stdout == f"Zorya is already up (home {zorya.home}, pid {server.pid}); nothing was changed.\n"
+        assert result.stdout == f"Zorya is already up (home {lonely.home}, pid {server.pid}); nothing was changed.\n"
 
 
 def test_down_returns_when_the_server_is_gone_and_may_be_repeated(
-    zorya: Command, server: subprocess.Popen[str]
+    lonely: Command, server: subprocess.Popen[str]
 ) -> None:
-    assert zorya("down").stdout == "Zorya is down.\n"
+    assert lonely("down").stdout == "Zorya is down.\n"
     assert server.wait(DEADLINE_S) == 0
     assert server.stdout is not None
     assert server.stdout.read() == "put to sleep\n"
-    again = zorya("down")
+    again = lonely("down")
     assert (again.returncode, again.stdout) == (0, "Zorya is not up.\n")
 
 
@@ -471,22 +471,23 @@ def test_down_returns_when_the_server_is_gone_and_may_be_repeated(
     ],
 )
 def test_down_tells_how_many_engines_go_on_when_they_are_left_running(
-    zorya: Command, server: subprocess.Popen[str], stopped: tuple[str, ...], said: str
+    lonely: Command, server: subprocess.Popen[str], stopped: tuple[str, ...], said: str
 ) -> None:
     for name in stopped:
-        zorya("pause", name, "--force")
-    result = zorya("down", "--leave-running")
+        lonely("pause", name, "--force")
+    result = lonely("down", "--leave-running")
     assert (result.returncode, result.stdout, result.stderr) == (0, said, "")
     assert server.wait(DEADLINE_S) == 0
     assert server.stdout is not None
     assert server.stdout.read() == "left running\n"
 
 
+@pytest.mark.usefixtures("server")
 @pytest.mark.parametrize(
     ("words", "doing"), [((), "Putting 2 clusters to sleep"), (("--leave-running",), "Stopping Zorya")]
 )
-def test_down_shows_what_it_does_when_there_is_a_terminal(zorya: Command, words: tuple[str, ...], doing: str) -> None:
-    code, shown = zorya.on_terminal("down", *words)
+def test_down_shows_what_it_does_when_there_is_a_terminal(lonely: Command, words: tuple[str, ...], doing: str) -> None:
+    code, shown = lonely.on_terminal("down", *words)
     assert code == 0
     assert doing in shown
     assert ("to sleep" in shown) == (not words)

@@ -136,10 +136,10 @@ def _started(command: Command, terminal: Terminal) -> Iterator[subprocess.Popen[
 
 
 def test_it_follows_the_terminals_size_and_goes_on_after_ctrl_z(
-    zorya: Command, server: subprocess.Popen[str], terminal: Terminal
+    lonely: Command, server: subprocess.Popen[str], terminal: Terminal
 ) -> None:
     before = terminal.modes
-    with _started(zorya, terminal) as process:
+    with _started(lonely, terminal) as process:
         terminal.read_until(lambda shown: "COST TODAY" in shown and "busy" in shown)
         terminal.resize(60, 20)
         terminal.read_until(lambda shown: "busy" in shown.rpartition("COST TODAY")[2])

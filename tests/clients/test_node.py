@@ -7,26 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from clients.node_package import install
+
 FOLDER = Path(__file__).parent / "node"
 CHECKS = ("values", "prepared", "notify", "stream", "large", "cancel", "pool")
 
 
 @pytest.fixture(scope="session")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A copy of the folder with its packages installed, so that test runs side by side do not meet in it."""
-    for program in ("node", "npm"):
-        if shutil.which(program) is None:
-            pytest.skip(f"this host has no {program}")
-    folder = tmp_path_factory.mktemp("node") / "package"
-    shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("node_modules"))
-    installed = subprocess.run(
-        ["npm", "ci", "--prefer-offline", "--no-audit", "--no-fund"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert installed.returncode == 0, installed.stderr
+    """A copy of the folder with its packages installed."""
+    folder = install(FOLDER, tmp_path_factory.mktemp("node") / "package")
     yield folder
     shutil.rmtree(folder)
 

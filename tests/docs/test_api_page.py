@@ -26,7 +26,7 @@ _METHODS = "GET|POST|PUT|PATCH|DELETE"
 
 def _openapi() -> dict[str, Any]:
     nobody = cast(Any, None)
-    return app.build(nobody, nobody, token=None, polls=LongPolls()).openapi()
+    return app.build(nobody, nobody, polls=LongPolls()).openapi()
 
 
 def test_the_page_has_every_route_and_no_other() -> None:

@@ -1,9 +1,11 @@
 """A client that goes through the start of a connection a step at a time, and can stop after any of them."""
 
 import contextlib
+import selectors
 import socket
 import ssl
 import struct
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
@@ -174,3 +176,22 @@ def startup(**parameters: str) -> bytes:
 
 def _response(body: bytes) -> bytes:
     return b"p" + (4 + len(body)).to_bytes(4) + body
+
+
+def all_end(opened: list[socket.socket]) -> None:
+    """Wait until the other side has ended all of them; what it says is dropped."""
+    deadline = time.monotonic() + 40
+    with selectors.DefaultSelector() as selector:
+        for one in opened:
+            one.settimeout(0)
+            selector.register(one, selectors.EVENT_READ)
+        while selector.get_map():
+            assert time.monotonic() < deadline, f"{len(selector.get_map())} of {len(opened)} are still connected"
+            for key, _ in selector.select(1):
+                assert isinstance(key.fileobj, socket.socket)
+                try:
+                    if key.fileobj.recv(65536):
+                        continue
+                except OSError:
+                    pass
+                selector.unregister(key.fileobj)

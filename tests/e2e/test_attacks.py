@@ -10,10 +10,8 @@ import json
 import random
 import re
 import resource
-import selectors
 import socket
 import ssl
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +20,7 @@ import asyncpg
 import psycopg
 import pytest
 
-from e2e.raw_client import LoginRefused, RawClient, startup
+from e2e.raw_client import LoginRefused, RawClient, all_end, startup
 from fix_home import running_for_a_file
 from harness import Server
 from waiting import wait_until
@@ -302,25 +300,6 @@ def test_port_scan_wakes_nothing(server: Server, state: str) -> None:
         with RawClient(port) as scanner:
             if number % 2:
                 scanner.vanish()
-
-
-def all_end(opened: list[socket.socket]) -> None:
-    """Wait until the other side has ended all of them; what it says is dropped."""
-    deadline = time.monotonic() + 40
-    with selectors.DefaultSelector() as selector:
-        for one in opened:
-            one.settimeout(0)
-            selector.register(one, selectors.EVENT_READ)
-        while selector.get_map():
-            assert time.monotonic() < deadline, f"{len(selector.get_map())} of {len(opened)} are still connected"
-            for key, _ in selector.select(1):
-                assert isinstance(key.fileobj, socket.socket)
-                try:
-                    if key.fileobj.recv(65536):
-                        continue
-                except ConnectionError:
-                    pass
-                selector.unregister(key.fileobj)
 
 
 @pytest.fixture

@@ -11,13 +11,14 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from cli.command import Command
 from harness import Server, WaitingClient, running
 from waiting import wait_until
 
 
 def refused(server: Server, *args: str, code: int = 1) -> str:
     """Run a command that has to be refused; answer the one line that it says why."""
-    done = server.cli(*args)
+    done = Command(home=server.home)(*args)
     assert (done.returncode, done.stdout) == (code, ""), done
     lines = done.stderr.strip().splitlines()
     if code == 1:

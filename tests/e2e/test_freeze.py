@@ -11,6 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from fix_freezers import usual_way
 from fix_home import DISK
 from harness import Server, is_gone, running
 from lending import Lender
@@ -105,12 +106,14 @@ def test_it_freezes_again_and_again_and_answers_each_time(server: Server, sessio
     assert server.events().count("1009") >= 20
 
 
+@usual_way
 def test_new_client_thaws_it(server: Server, session: psycopg.Connection) -> None:
     assert server.query("SELECT 1") == [(1,)]
     server.wait_for("frozen")
     assert server.show()["sessions"] == 1
 
 
+@usual_way
 def test_resume_by_hand_thaws_it(server: Server, session: psycopg.Connection) -> None:
     server.run("resume", "main")
     assert "1009" in server.events()
@@ -164,6 +167,7 @@ def test_hundred_sessions_stay_and_the_one_that_speaks_is_answered(server: Serve
             connection.close()
 
 
+@usual_way
 def test_session_in_a_transaction_or_at_work_is_never_frozen(server: Server) -> None:
     with psycopg.connect(server.url()) as idle, psycopg.connect(server.url(), autocommit=True) as busy:
         idle.execute("SELECT 1")
@@ -174,6 +178,7 @@ def test_session_in_a_transaction_or_at_work_is_never_frozen(server: Server) -> 
         server.wait_for("frozen")
 
 
+@usual_way
 def test_it_goes_on_to_stopped_when_the_last_session_ends(server: Server) -> None:
     server.run("modify", "main", "--pause-after", "1")
     with psycopg.connect(server.url(), autocommit=True) as connection:
@@ -187,6 +192,7 @@ def test_it_goes_on_to_stopped_when_the_last_session_ends(server: Server) -> Non
     assert server.query("SELECT 1") == [(1,)]
 
 
+@usual_way
 def test_pause_is_refused_while_there_is_a_session_and_ends_it_with_force(
     server: Server, session: psycopg.Connection
 ) -> None:
@@ -200,6 +206,7 @@ def test_pause_is_refused_while_there_is_a_session_and_ends_it_with_force(
     assert server.show()["compute"] == "stopped"
 
 
+@usual_way
 def test_frozen_cluster_is_paused_by_hand_when_it_has_no_session(server: Server) -> None:
     server.query("SELECT 1")
     server.wait_for("frozen")
@@ -252,6 +259,7 @@ def test_signal_of_an_operator_is_kept_while_it_is_frozen(server: Server, sessio
         session.execute("SELECT 1")
 
 
+@usual_way
 def test_connection_beside_the_endpoint_thaws_it(server: Server, session: psycopg.Connection) -> None:
     data = server.home / "clusters" / server.show()["id"] / "data"
     port = (data / "postmaster.pid").read_text().splitlines()[3]
@@ -261,6 +269,7 @@ def test_connection_beside_the_endpoint_thaws_it(server: Server, session: psycop
         wait_until(lambda: server.show()["sessions"] == 2, "it is counted")
 
 
+@usual_way
 def test_cluster_that_never_freezes_does_not(server: Server) -> None:
     server.run("create", "awake", "--freeze-after", "never")
     with psycopg.connect(server.url("awake"), autocommit=True) as connection:

@@ -1,78 +1,31 @@
 """A disk that is full while Zorya works on it: a small file system of the tests' own."""
 
-import os
-import shutil
 import socket
-import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from harness import Server, end
+from harness import Server
+from small_disk import Disk, mounted, running_on
 from waiting import wait_until
 
-MEGABYTE = 1024 * 1024
 SIZE_MEGABYTES = 400
-
-
-class Disk:
-    """A file system that can be filled."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._ballast = folder / "ballast"
-
-    def fill(self, *, left_megabytes: int) -> None:
-        """Leave so much space, and none for small files either if that is 0."""
-        with self._ballast.open("ab") as file:
-            while (free := shutil.disk_usage(self.folder).free - left_megabytes * MEGABYTE) > 0:
-                with suppress(OSError):  # the server has written something in between
-                    os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, free)
-
-    def free(self) -> None:
-        """Give all space back."""
-        self._ballast.unlink()
 
 
 @pytest.fixture
 def disk(new_folder: Callable[[], Path]) -> Iterator[Disk]:
     """A small disk of its own."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    folder = new_folder() / "disk"
-    folder.mkdir()
-    options = f"size={SIZE_MEGABYTES}m,mode=0711"
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"this host does not let root mount a file system: {mounted.stderr.strip()}")
-    try:
-        yield Disk(folder)
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with mounted(new_folder() / "disk", megabytes=SIZE_MEGABYTES) as made:
+        yield made
 
 
 @pytest.fixture
 def server(disk: Disk, templates: Path) -> Iterator[Server]:
-    """A server, up, with its home on the small disk; its log lies elsewhere."""
-    home = disk.folder / "home"
-    home.mkdir(mode=0o711)
-    for shared in ("templates", "engines"):
-        subprocess.run(["cp", "--archive", str(templates / shared), str(home)], check=True)
-    made = Server(home)
-    made.log = disk.folder.parent / "server.log"
-    made.allow("what clusters use cannot be written down", "the engine's settings do not follow")
-    try:
-        made.start()
-        yield made
-        made.stop()
-        made.check_log()
-    finally:
-        end(made)
+    """A server, up, with its home on the small disk."""
+    with running_on(disk, templates) as started:
+        yield started
 
 
 @pytest.mark.parametrize("left_megabytes", [10, 0])

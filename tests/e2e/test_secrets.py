@@ -1,20 +1,14 @@
 """No secret stands where others read: logs, events, lists of processes, answers of the API, what commands print."""
 
-import contextlib
 import json
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
-import httpx
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from e2e.readable import said
 from harness import Server
-
-ROUTES = ("/v1/status", "/v1/doctor", "/v1/clusters", "/v1/clusters/main", "/v1/events", "/v1/ca", "/openapi.json")
-COMMANDS = (["show", "main"], ["list"], ["status"], ["doctor"], ["events", "--all"], ["ca", "--json"], ["--help"])
 
 
 def secrets_of(server: Server, passwords: set[str]) -> set[str]:
@@ -38,26 +32,6 @@ def secrets_of(server: Server, passwords: set[str]) -> set[str]:
     assert verifiers
     assert keys
     return {token, *passwords, *verifiers, *keys}
-
-
-def said(server: Server) -> Iterator[tuple[str, str]]:
-    """Answer where something can be read, and what."""
-    for path in (server.log, *server.home.glob("log/*"), *server.home.glob("clusters/*/log/*")):
-        yield str(path), path.read_text(errors="replace")
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            yield f"{process}/cmdline", (process / "cmdline").read_text(errors="replace")
-    environment = Path(f"/proc/{server.show()['engine_pid']}/environ")
-    yield str(environment), environment.read_text(errors="replace")
-    transport = httpx.HTTPTransport(uds=str(server.home / "run" / "zorya.sock"))
-    with httpx.Client(transport=transport, base_url="http://zorya", trust_env=False) as api:
-        for route in ROUTES:
-            answer = api.get(route)
-            assert answer.status_code == 200, route
-            yield route, answer.text
-    for command in COMMANDS:
-        done = server.cli(*command)
-        yield " ".join(command), done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("tls", ["disable", "require"])
@@ -99,6 +73,6 @@ def test_no_secret_is_told(stopped_server: Server, tls: str) -> None:
     server.allow("who may log in is not known")
     server.start(ZORYA_LOG_LEVEL="debug")
     server.run("resume", "main")
-    for where, text in said(server):
+    for where, text in said(server, "main"):
         found = [one for one in secret if one in text]
         assert not found, f"{where} tells a secret"

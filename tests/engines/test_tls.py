@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import datetime
 import os
 import socket
 import ssl
@@ -15,14 +14,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
+from engines.certificates import new_tls
 from engines.clusters import Cluster
 from waiting import wait_until
 from zorya.core.account import Account
-from zorya.core.model import Secret
 from zorya.engines.base import TlsFiles
 from zorya.engines.postgres import certificate, configuration, installations
 
@@ -35,30 +31,6 @@ VERSIONS = {
     "1.3": ssl.TLSVersion.TLSv1_3,
 }
 NAMES = {"1.0": "TLSv1", "1.1": "TLSv1.1", "1.2": "TLSv1.2", "1.3": "TLSv1.3"}
-
-
-def new_tls(name: str = "localhost", min_version: str = "1.2") -> TlsFiles:
-    """Answer a certificate that signs itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return TlsFiles(
-        certificate=made.public_bytes(serialization.Encoding.PEM).decode(),
-        key=Secret(pem.decode()),
-        root=made.public_bytes(serialization.Encoding.PEM).decode(),
-        min_version=min_version,
-    )
 
 
 def der(tls: TlsFiles) -> bytes:

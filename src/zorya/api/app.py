@@ -3,19 +3,16 @@
 Every handler runs in the event loop: what it calls either returns at once or is awaited.
 """
 
-from collections.abc import Callable, Collection
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, FastAPI, Query
 from fastapi.security import HTTPBearer
 
 import zorya
-from zorya.api import bodies, failures, guard, metrics, schemas, usage
+from zorya.api import bodies, failures, metrics, schemas, usage
 from zorya.api.long_poll import LongPolls
 from zorya.api.server_control import ServerControl
 from zorya.control.facade import Clusters
-from zorya.core.model import Secret
-from zorya.trust import names
 
 _MAX_SEQ = 2**63 - 1
 _FAILURES: dict[int | str, dict[str, Any]] = {
@@ -23,23 +20,13 @@ _FAILURES: dict[int | str, dict[str, Any]] = {
     "5XX": {"model": schemas.Failure, "description": "The host, the engine or the server failed."},
 }
 
-
-def _loopback() -> Collection[str]:
-    return names.LOCAL
+_HTTP_BEARER = "Over TCP, the text in the file api-token of Zorya's home. The Unix socket asks for none."
 
 
-def build(
-    server: ServerControl,
-    clusters: Clusters,
-    *,
-    token: Secret | None,
-    polls: LongPolls,
-    read_names: Callable[[], Collection[str]] = _loopback,
-) -> FastAPI:
-    """Answer the application. Without a token (on a Unix socket that file permissions guard) it serves everyone.
+def build(server: ServerControl, clusters: Clusters, *, polls: LongPolls) -> FastAPI:
+    """Answer the application. It serves everyone: see `guard` for what asks for a token.
 
-    `polls` holds the requests that wait for events, so that whoever serves the application can end them. With a token,
-    requests have to name the server by one of the names that `read_names` answers.
+    `polls` holds the requests that wait for events, so that whoever serves the application can end them.
     """
     app = FastAPI(
         title="Zorya",
@@ -47,7 +34,7 @@ def build(
         description="Serverless PostgreSQL and MariaDB on your own machine. Errors have the form of `Failure`.",
         redoc_url=None,
         redirect_slashes=False,
-        dependencies=[Depends(HTTPBearer(auto_error=False))] if token else [],
+        dependencies=[Depends(HTTPBearer(auto_error=False, description=_HTTP_BEARER))],
     )
     for router in (
         _server_routes(server),
@@ -60,8 +47,6 @@ def build(
     app.include_router(metrics.routes(server, clusters), responses=_FAILURES)
     failures.install(app)
     app.add_middleware(failures.LastResort)
-    if token:
-        app.add_middleware(guard.Guard, token=token, read_names=read_names)
     return app
 
 

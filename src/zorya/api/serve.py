@@ -16,9 +16,10 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from zorya.api import app
+from zorya.api.guard import Guard
 from zorya.api.long_poll import LongPolls
 from zorya.api.server_control import ServerControl
 from zorya.control.facade import Clusters
@@ -69,8 +70,9 @@ class Api:
         does not have the address to listen on.
         """
         polls = LongPolls()
-        unguarded = app.build(self._server, self._clusters, token=None, polls=polls)
-        guarded = app.build(self._server, self._clusters, token=self._token, polls=polls, read_names=self._read_names)
+        # The permissions of its file guard the Unix socket.
+        unguarded = app.build(self._server, self._clusters, polls=polls)
+        guarded = Guard(unguarded, token=self._token, read_names=self._read_names)
         context = None if self._identity is None else _serve_latest(self._identity)
         with _unix_listener(self._socket_path) as unix, _tcp_listener(self._address) as tcp:
             async with asyncio.TaskGroup() as tasks:
@@ -121,7 +123,7 @@ def _serve_latest(identity: Callable[[], ServerIdentity]) -> ssl.SSLContext:
 class _Http(uvicorn.Server):
     """A uvicorn server that leaves signals alone, serves until its task is cancelled and then stops cleanly."""
 
-    def __init__(self, application: FastAPI, polls: LongPolls, context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, application: ASGIApp, polls: LongPolls, context: ssl.SSLContext | None = None) -> None:
         config = uvicorn.Config(
             application,
             http="h11",

@@ -200,7 +200,7 @@ class ProcessGroup:
         return freezer.is_begun(self.freezer)
 
     async def freeze(self) -> None:
-        """Freeze all processes. Raises FreezeFailed, and then they all run."""
+        """Freeze all processes. Raises FreezeFailed or FreezeSlow, and then they all run."""
         loop = asyncio.get_running_loop()
         # Frozen it uses nothing, and descriptors are short where many are.
         self.close()
@@ -209,7 +209,10 @@ class ProcessGroup:
         try:
             while not freezer.is_complete(self.freezer):
                 if loop.time() > deadline:
-                    raise errors.FreezeFailed("A process of the engine did not stop: it waits for a disk.")
+                    raise errors.FreezeSlow(
+                        f"A process of the engine did not stop within {freezer.SETTLE_S:g} s: "
+                        "it waits for a disk, or the host is overloaded."
+                    )
                 await asyncio.sleep(_POLL_S)
         except BaseException:
             freezer.thaw(self.freezer)

@@ -255,7 +255,8 @@ class LiveEngine:
 
     def _note_failure(self, error: errors.EngineProblem) -> str:
         """Keep what was in the way of a freeze, and try none for a while. What the host cannot do is warned of once."""
-        if isinstance(error, errors.FreezeFailed) and error.message != self.freeze_problem:
+        lasts = isinstance(error, errors.FreezeFailed) and not isinstance(error, errors.FreezeSlow)
+        if lasts and error.message != self.freeze_problem:
             _log.warning("the engine cannot be frozen", cluster=self._cluster, error=str(error))
         self.freeze_problem = error.message
         self.freeze_blocked_until_s = self._clock.monotonic_s() + FREEZE_AGAIN_S

@@ -26,6 +26,7 @@
     │   ├── WakeTimeout
     │   ├── NotReady
     │   ├── FreezeFailed
+    │   │   └── FreezeSlow
     │   └── StopFailed
     ├── ServerUnreachable       no Zorya server answers on this home
     └── ProtocolViolation       a client sent what its protocol does not allow
@@ -221,6 +222,12 @@ class FreezeFailed(EngineProblem):
     """The engine's processes could not all be frozen; they all run."""
 
     code = "freeze_failed"
+
+
+class FreezeSlow(FreezeFailed):
+    """The engine's processes had not all stopped in time, which may well be otherwise the next time."""
+
+    code = "freeze_slow"
 
 
 class StopFailed(EngineProblem):

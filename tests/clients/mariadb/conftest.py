@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from clients.mariadb.shop import Shop
+from clients.node_package import install
 from fix_home import running_for_a_file
 from harness import Server
 from waiting import wait_until
@@ -164,19 +165,7 @@ def connecting(name: str, shop: Shop) -> list[str]:
 
 @pytest.fixture(scope="session")
 def node_package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A copy of the folder with its packages installed, so that test runs side by side do not meet in it."""
-    for program in ("node", "npm"):
-        if shutil.which(program) is None:
-            pytest.skip(f"this host has no {program}")
-    folder = tmp_path_factory.mktemp("node") / "package"
-    shutil.copytree(NODE, folder, ignore=shutil.ignore_patterns("node_modules"))
-    installed = subprocess.run(
-        ["npm", "ci", "--prefer-offline", "--no-audit", "--no-fund"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert installed.returncode == 0, installed.stderr
+    """A copy of the folder with its packages installed."""
+    folder = install(NODE, tmp_path_factory.mktemp("node") / "package")
     yield folder
     shutil.rmtree(folder)

@@ -6,11 +6,9 @@ Nothing wakes that sleeps, nothing hangs, nothing leaks, and those who have a se
 import contextlib
 import random
 import resource
-import selectors
 import socket
 import ssl
 import struct
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,6 +26,7 @@ from e2e.mariadb.raw_client import (
     packet,
     response,
 )
+from e2e.raw_client import all_end
 from fix_home import running_for_a_file
 from harness import Server
 from waiting import wait_until
@@ -91,25 +90,6 @@ def remaining(server: Server, state: str) -> Iterator[None]:
     assert (server.show("shop")["compute"], happened(server)) == ("stopped", events)
     # Whoever may come is still served.
     assert attempt(server, password="wrong")[0] == 1045
-
-
-def all_end(opened: list[socket.socket]) -> None:
-    """Wait until the other side has ended all of them; what it says is dropped."""
-    deadline = time.monotonic() + 40
-    with selectors.DefaultSelector() as selector:
-        for client in opened:
-            client.settimeout(0)
-            selector.register(client, selectors.EVENT_READ)
-        while selector.get_map():
-            assert time.monotonic() < deadline, f"{len(selector.get_map())} of {len(opened)} are still connected"
-            for key, _ in selector.select(1):
-                assert isinstance(key.fileobj, socket.socket)
-                try:
-                    if key.fileobj.recv(65536):
-                        continue
-                except OSError:
-                    pass
-                selector.unregister(key.fileobj)
 
 
 STRANGERS: dict[str, bytes] = {

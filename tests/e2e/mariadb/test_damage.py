@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -11,8 +10,8 @@ import pytest
 
 from e2e.mariadb.clients import rows, run
 from e2e.test_damage import copy_with_owner, empty, fingerprint, keep_owner, put_file, remove
-from e2e.test_full_disk import Disk
-from harness import Server, end
+from harness import Server
+from small_disk import Disk, mounted, running_on
 from waiting import wait_until
 
 SIZE_MEGABYTES = 900
@@ -84,40 +83,15 @@ def test_other_clusters_are_served_when_one_is_found_damaged_at_the_start(shop: 
 @pytest.fixture
 def disk(new_folder: Callable[[], Path]) -> Iterator[Disk]:
     """A small disk of its own."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    folder = new_folder() / "disk"
-    folder.mkdir()
-    options = f"size={SIZE_MEGABYTES}m,mode=0711"
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"this host does not let root mount a file system: {mounted.stderr.strip()}")
-    try:
-        yield Disk(folder)
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with mounted(new_folder() / "disk", megabytes=SIZE_MEGABYTES) as made:
+        yield made
 
 
 @pytest.fixture
 def small(disk: Disk, templates: Path) -> Iterator[Server]:
-    """A server, up, with its home on a small disk and a cluster "shop"; its log lies elsewhere."""
-    home = disk.folder / "home"
-    home.mkdir(mode=0o711)
-    for shared in ("templates", "engines"):
-        shutil.copytree(templates / shared, home / shared, copy_function=copy_with_owner)
-        keep_owner(templates / shared, home / shared)
-    made = Server(home)
-    made.log = disk.folder.parent / "server.log"
-    made.allow("what clusters use cannot be written down", "the engine's settings do not follow")
-    try:
-        made.start()
-        yield made
-        made.stop()
-        made.check_log()
-    finally:
-        end(made)
+    """A server, up, with its home on the small disk."""
+    with running_on(disk, templates) as started:
+        yield started
 
 
 def test_nothing_is_kept_when_the_disk_fills_while_a_cluster_is_made(small: Server, disk: Disk) -> None:

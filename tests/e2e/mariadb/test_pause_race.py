@@ -2,12 +2,15 @@
 
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import pymysql
 import pytest
 
 from e2e.mariadb.clients import WaitingClient, login, run, start_with_shop
+from e2e.visitor import Visitor, visit_until_done
 from harness import Server
 from waiting import wait_until
 
@@ -57,34 +60,9 @@ def test_pause_by_hand_gives_way_when_a_client_comes(stopped_server: Server) -> 
     assert server.show("shop")["compute"] == "running"
 
 
-class Visitor(threading.Thread):
-    """Somebody who comes and goes around the moment at which a cluster pauses, and notes every error."""
-
-    def __init__(self, server: Server, name: str, seed: int) -> None:
-        super().__init__()
-        self.login = login(server, name)
-        self.choice = random.Random(seed)
-        self.served = 0
-        self.errors: list[str] = []
-
-    def run(self) -> None:
-        """Visit again and again; what lies between two visits is the load, not a wait for anything."""
-        for _ in range(VISITS):
-            # Two of three visits fall around the moment of the pause: 1 s after it is seen, which takes 0.5 s at most,
-            # that the last session has ended.
-            near = self.choice.random() < 0.66
-            threading.Event().wait(self.choice.uniform(0.98, 1.7) if near else self.choice.uniform(0, 1.0))
-            for _ in range(self.choice.randint(1, 3)):
-                self.visit()
-
-    def visit(self) -> None:
-        """Connect, use the database, leave."""
-        try:
-            with pymysql.connect(**self.login) as session:
-                run(session, "UPDATE visits SET n = n + 1")
-            self.served += 1
-        except pymysql.err.MySQLError as error:
-            self.errors.append(repr(error))
+def visit(login: Mapping[str, Any]) -> None:
+    with pymysql.connect(**login) as session:
+        run(session, "UPDATE visits SET n = n + 1")
 
 
 def test_no_client_ever_fails_when_clients_come_and_go_around_the_moment_of_the_pause(server: Server) -> None:
@@ -93,13 +71,11 @@ def test_no_client_ever_fails_when_clients_come_and_go_around_the_moment_of_the_
     for name in names:
         server.api.create({"name": name, "engine": "mariadb", "pause_after": "1"})
         server.mysql_query("CREATE TABLE visits AS SELECT 0 AS n", name)
-    visitors = [Visitor(server, name, seed + number) for number, name in enumerate(names)]
-    for visitor in visitors:
-        visitor.start()
-    for visitor in visitors:
-        visitor.join(110)
-    failed = [error for visitor in visitors for error in visitor.errors]
-    assert not failed, f"seed {seed}: {failed}"
+    visitors = [
+        Visitor(partial(visit, login(server, name)), pymysql.err.MySQLError, visits=VISITS, seed=seed + number)
+        for number, name in enumerate(names)
+    ]
+    visit_until_done(visitors, seed=seed)
     events = [event for name in names for event in server.events(name)]
     assert events.count("0145") >= CLUSTERS, f"seed {seed}: hardly anything was paused"
     for name, visitor in zip(names, visitors, strict=True):

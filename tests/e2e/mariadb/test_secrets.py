@@ -1,42 +1,16 @@
 """No secret of a MariaDB cluster stands where others read: logs, events, lists of processes, what the API answers."""
 
-import contextlib
 import json
 import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 
-import httpx
 import pymysql
 import pytest
 
 from e2e.mariadb.clients import attempt, rows, start_with_shop
+from e2e.readable import said
 from harness import Server
 from waiting import wait_until
 from zorya.engines.mariadb import administrator
-
-ROUTES = ("/v1/status", "/v1/doctor", "/v1/clusters", "/v1/clusters/shop", "/v1/events", "/v1/ca")
-COMMANDS = (["show", "shop"], ["list"], ["status"], ["doctor"], ["events", "--all"])
-
-
-def said(server: Server) -> Iterator[tuple[str, str]]:
-    """Answer where something can be read, and what."""
-    for path in (server.log, *server.home.glob("log/*"), *server.home.glob("clusters/*/log/*")):
-        yield str(path), path.read_text(errors="replace")
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            yield f"{process}/cmdline", (process / "cmdline").read_text(errors="replace")
-    environment = Path(f"/proc/{server.show('shop')['engine_pid']}/environ")
-    yield str(environment), environment.read_text(errors="replace")
-    transport = httpx.HTTPTransport(uds=str(server.home / "run" / "zorya.sock"))
-    with httpx.Client(transport=transport, base_url="http://zorya", trust_env=False) as api:
-        for route in ROUTES:
-            answer = api.get(route)
-            assert answer.status_code == 200, route
-            yield route, answer.text
-    for command in COMMANDS:
-        done = server.cli(*command)
-        yield " ".join(command), done.stdout + done.stderr
 
 
 def test_no_secret_is_told(stopped_server: Server) -> None:
@@ -61,7 +35,7 @@ def test_no_secret_is_told(stopped_server: Server) -> None:
     try:
         sql = "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'SELECT SLEEP%'"
         wait_until(lambda: server.mysql_query(sql) == ((1,),), "it has its session")
-        for where, text in said(server):
+        for where, text in said(server, "shop"):
             assert not [one for one in passwords if one in text], f"{where} tells a secret"
     finally:
         assert connecting.wait(30) == 0
@@ -81,5 +55,5 @@ def test_no_secret_is_told(stopped_server: Server) -> None:
     server.allow("who may log in is not known")
     server.start(ZORYA_LOG_LEVEL="debug")
     server.run("resume", "shop")
-    for where, text in said(server):
+    for where, text in said(server, "shop"):
         assert not [one for one in passwords | verifiers if one in text], f"{where} tells a secret"
