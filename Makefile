@@ -13,6 +13,8 @@ up: $(VENV)/.for-use ## Set up, start the server with cluster "main" and say how
 	@$(BIN)/zorya up
 
 test: lint ## Set up and run every check and test
+# Where PYTHONDONTWRITEBYTECODE is set, each of some hundred servers would compile all of it anew.
+	@$(BIN)/python -m compileall -q src
 	@$(BIN)/python -m pytest tests --ignore=tests/docs --numprocesses=3 --dist=worksteal
 
 lint: $(VENV)/.for-test ## Formatting, lint, types, the contract of the rooms, the docs

@@ -25,7 +25,7 @@ _WORKLOADS: Mapping[EngineKind, Sequence[Workload]] = {
     ),
     EngineKind.MARIADB: (
         Workload(name=_SELECTS, options=(mariadb.SELECTS,), turns=8, seconds=1),
-        Workload(name="OLTP, read and write", options=(mariadb.READ_WRITE,), writes=True, turns=4, seconds=2),
+        Workload(name="OLTP, read and write", options=(mariadb.READ_WRITE,), writes=True, turns=10, seconds=2),
         Workload(
             name="A connection for each select", options=(mariadb.CONNECTIONS,), reconnects=True, turns=4, seconds=2
         ),

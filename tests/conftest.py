@@ -4,7 +4,7 @@ import signal
 
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["fix_freezers", "fix_home", "fix_server"]
+pytest_plugins = ["fix_freezers", "fix_home", "fix_server", "fix_shared_memory"]
 
 # How long an example takes says nothing on a machine that does other things as well.
 settings.register_profile("zorya", deadline=None, suppress_health_check=[HealthCheck.too_slow])

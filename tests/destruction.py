@@ -26,6 +26,7 @@ from typing import Any, LiteralString
 import psycopg
 
 from harness import Server, end, is_gone, remove_when_left
+from small_disk import Disk
 from volumes import Volume, flip
 from waiting import wait_until
 from zorya.cli import wire
@@ -314,25 +315,6 @@ class Writers:
         assert not wrong, f"balances are not what the transfers make of them (id, is, should be): {wrong}"
 
 
-class Disk:
-    """The file system of zone c, which can be filled."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._ballast = folder / "ballast"
-
-    def fill(self) -> None:
-        """Leave no space."""
-        with self._ballast.open("ab") as file:
-            while (free := shutil.disk_usage(self._folder).free) > 0:
-                with contextlib.suppress(OSError):  # something else has been written in between
-                    os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, free)
-
-    def free(self) -> None:
-        """Give all space back. May be repeated."""
-        self._ballast.unlink(missing_ok=True)
-
-
 class Destruction:
     """Breaks one cluster of six copies, one fault after the other."""
 
@@ -619,7 +601,7 @@ class Destruction:
         """Fill the disk of zone c; writers go on with what the other zones have."""
         assert self._disk is not None
         primary = self.volume.primary
-        self._disk.fill()
+        self._disk.fill(left_megabytes=0)
         try:
             for _ in range(LOG_THAT_FILLS_MEGABYTES):
                 with contextlib.suppress(psycopg.Error):

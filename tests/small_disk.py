@@ -30,8 +30,8 @@ class Disk:
                     os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, free)
 
     def free(self) -> None:
-        """Give all space back."""
-        self._ballast.unlink()
+        """Give all space back. May be repeated."""
+        self._ballast.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -8,12 +8,12 @@ WHOLE = "4711\n/data\n1700000000\n5433\n/run/x\n127.0.0.1\n  5432001  0\nready  
 
 def test_whole_file_is_read() -> None:
     found = lockfile.parse(WHOLE)
-    assert found == lockfile.LockFile(pid=4711, port=5433, listen_address="127.0.0.1", status="ready")
+    assert found == lockfile.LockFile(pid=4711, port=5433, listen_address="127.0.0.1", shared_memory=0, status="ready")
 
 
 def test_lines_that_are_not_written_yet_are_none() -> None:
     found = lockfile.parse("4711\n/data\n1700000000\n")
-    assert found == lockfile.LockFile(pid=4711, port=None, listen_address=None, status=None)
+    assert found == lockfile.LockFile(pid=4711, port=None, listen_address=None, shared_memory=None, status=None)
 
 
 def test_single_user_backend_is_known_by_its_pid() -> None:

@@ -451,6 +451,7 @@ class InstanceRunner:
         for used in (folders.data, self._home.of_tail(copy)):
             if used.exists():
                 await leftovers.clear(used)
+        self._engine.release(folders.data)
         await asyncio.to_thread(files.remove_tree, folders.root)
         await asyncio.to_thread(shutil.rmtree, folders.socket, ignore_errors=True)
 
@@ -460,9 +461,15 @@ class InstanceRunner:
             await asyncio.to_thread(files.remove_tree, self.tail_path(copy))
         else:
             folders = self.folders(record, copy)
-            for folder in (folders.data, folders.conf, folders.socket):
+            await self.erase_data(folders)
+            for folder in (folders.conf, folders.socket):
                 await asyncio.to_thread(files.remove_tree, folder)
         self.mark_path(copy).unlink(missing_ok=True)
+
+    async def erase_data(self, folders: ClusterFolders) -> None:
+        """Remove a data folder on which nothing runs. Idempotent. Raises StorageProblem."""
+        self._engine.release(folders.data)
+        await asyncio.to_thread(files.remove_tree, folders.data)
 
     def log_mark(self, record: ClusterRecord) -> int:
         """Answer the log's present end, for `explain_exit`."""

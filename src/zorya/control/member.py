@@ -269,7 +269,8 @@ class Member:
                 process.signal(signal.SIGINT)
                 await asyncio.wait({asyncio.ensure_future(process.wait())}, timeout=ENDING_S)
             if process.alive:
-                process.signal(signal.SIGQUIT if live is not None and not at_once else signal.SIGKILL)
+                # At SIGQUIT an engine ends as at once, but for what it would leave outside its folder.
+                process.signal(signal.SIGQUIT if live is not None else signal.SIGKILL)
                 # One that was stopped by a signal notices nothing but SIGKILL.
                 await asyncio.wait({asyncio.ensure_future(process.wait())}, timeout=1.0)
                 process.signal(signal.SIGKILL)

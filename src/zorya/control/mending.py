@@ -198,7 +198,7 @@ class Mending(Crew):
         one = self.members[name]
         await one.stop(at_once=True)
         if one.is_full:
-            await asyncio.to_thread(files.remove_tree, self._runner.folders(self._standing.record, one.copy).data)
+            await self._runner.erase_data(self._runner.folders(self._standing.record, one.copy))
         await self._build(one)
         one.damaged = ""
 

@@ -393,6 +393,12 @@ class Engine(Protocol):
         DiskFull, StorageProblem, StartFailed.
         """
 
+    def release(self, data: Path) -> None:
+        """Give back what an engine that was killed holds outside its data folder, which is about to be removed.
+
+        None of its processes may be there. Never raises.
+        """
+
     def check_data(self, instance: Instance) -> None:
         """Raise DataDamaged when the data folder is visibly not one that this installation can run.
 

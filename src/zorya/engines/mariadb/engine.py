@@ -95,6 +95,9 @@ class MariaDb:
         """See Engine.build."""
         await data_folder.build(self._templates, instance, verifier)
 
+    def release(self, data: Path) -> None:
+        """See Engine.release: it holds nothing."""
+
     def check_data(self, instance: Instance) -> None:
         """See Engine.check_data."""
         data_folder.check(instance)

@@ -25,6 +25,7 @@ from zorya.engines.postgres import (
     installations,
     lockfile,
     server_log,
+    shared_memory,
     verifiers,
 )
 from zorya.engines.postgres.replication import STANDBY_FILE, PostgresReplication
@@ -124,6 +125,10 @@ class Postgres:
     async def build(self, instance: Instance, verifier: Secret) -> None:
         """See Engine.build."""
         await data_folder.build(self._templates, instance, verifier)
+
+    def release(self, data: Path) -> None:
+        """See Engine.release: its shared memory."""
+        shared_memory.release(data)
 
     def check_data(self, instance: Instance) -> None:
         """See Engine.check_data."""

@@ -17,6 +17,8 @@ class LockFile:
     pid: int
     port: int | None
     listen_address: str | None
+    shared_memory: int | None
+    """The number of its System V segment."""
     status: str | None
     """One of "starting", "stopping", "ready", "standby"."""
 
@@ -32,12 +34,19 @@ def parse(text: str) -> LockFile | None:
         pid=abs(pid),
         port=_number(lines, 3),
         listen_address=_text(lines, 5),
+        # Behind its key.
+        shared_memory=_last_number(_text(lines, 6)),
         status=_text(lines, 7),
     )
 
 
 def _text(lines: list[str], index: int) -> str | None:
     return lines[index] or None if index < len(lines) else None
+
+
+def _last_number(text: str | None) -> int | None:
+    last = text.split()[-1] if text else ""
+    return int(last) if last.isdecimal() else None
 
 
 def _number(lines: list[str], index: int) -> int | None:

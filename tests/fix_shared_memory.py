@@ -1,0 +1,49 @@
+"""Shared memory that killed engines leave: gone at the end of the tests, since the next ones need room for theirs."""
+
+import contextlib
+import ctypes
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from zorya.engines.postgres.shared_memory import POSIX
+
+_HEADER_BYTES = 56
+_IPC_RMID = 0
+
+
+def posix_segments() -> set[Path]:
+    """Answer the segments of all PostgreSQLs of this host."""
+    return set(POSIX.glob("PostgreSQL.*"))
+
+
+def system_v_segments() -> dict[int, dict[str, int]]:
+    """Answer the host's segments by their numbers, with what /proc/sysvipc/shm says of each (proc(5))."""
+    names, *rows = [line.split() for line in Path("/proc/sysvipc/shm").read_text().splitlines()]
+    return {int(row[1]): {name: int(value) for name, value in zip(names, row, strict=True)} for row in rows}
+
+
+def mapped(pid: int) -> set[Path]:
+    """Answer the POSIX segments that a process has."""
+    with contextlib.suppress(OSError):
+        names = re.findall(r"/dev/shm/(PostgreSQL\.\d+)", Path(f"/proc/{pid}/maps").read_text())
+        return {POSIX / name for name in names}
+    return set()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_shared_memory_is_left() -> Iterator[None]:
+    began_s = time.time() - 1
+    yield
+    used = {segment for process in Path("/proc").glob("[0-9]*") for segment in mapped(int(process.name))}
+    for segment in posix_segments() - used:
+        with contextlib.suppress(OSError):
+            if segment.stat().st_mtime >= began_s:
+                segment.unlink()
+    libc = ctypes.CDLL(None)
+    for number, one in system_v_segments().items():
+        if (one["size"], one["nattch"]) == (_HEADER_BYTES, 0) and one["ctime"] >= began_s:
+            libc.shmctl(number, _IPC_RMID, None)
