@@ -55,11 +55,22 @@ def test_a_file_that_says_something_else_removes_nothing(tmp_path: Path, lines: 
     shared_memory.release(tmp_path)
 
 
-def test_a_number_that_another_engine_has_now_is_let_be(running: Cluster, tmp_path: Path) -> None:
-    own = segment(running.folders.data)
-    told = (running.folders.data / lockfile.NAME).read_text().splitlines()
-    (tmp_path / lockfile.NAME).write_text("\n".join(["1", *told[1:]]))
-    shared_memory.release(tmp_path)
+def test_what_a_running_engine_has_is_let_be(running: Cluster) -> None:
+    data = running.folders.data
+    own = segment(data)
+    running.engine.release(data)
     assert own in system_v_segments()
     with running.connect() as session:
         assert session.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_number_that_another_engine_has_now_is_let_be(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.start()
+    kill_all(cluster)
+    own = segment(cluster.folders.data)
+    told = (cluster.folders.data / lockfile.NAME).read_text().splitlines()
+    (tmp_path / lockfile.NAME).write_text("\n".join(["1", *told[1:]]))
+    shared_memory.release(tmp_path)
+    assert own in system_v_segments()
+    cluster.engine.release(cluster.folders.data)
+    assert own not in system_v_segments()

@@ -394,7 +394,7 @@ class Engine(Protocol):
         """
 
     def release(self, data: Path) -> None:
-        """Give back what an engine that was killed holds outside its data folder, which is about to be removed.
+        """Give back what an engine that was killed holds outside its data folder. Called before that is removed.
 
         None of its processes may be there. Never raises.
         """
@@ -445,7 +445,7 @@ class Engine(Protocol):
         """Answer the process number that the data folder's own lock names, whoever has that number now."""
 
     def forget_recorded_pid(self, folders: ClusterFolders) -> None:
-        """Remove the data folder's lock. Only when no process uses the folder."""
+        """Remove the data folder's lock, after a `release`. Only when no process uses the folder."""
 
     def readiness(self, folders: ClusterFolders, pid: int) -> Readiness:
         """Answer how far the live process `pid` is. Reads one small file; never blocks for long."""

@@ -221,6 +221,7 @@ class Postgres:
 
     def forget_recorded_pid(self, folders: ClusterFolders) -> None:
         """See Engine.forget_recorded_pid."""
+        self.release(folders.data)
         (folders.data / lockfile.NAME).unlink(missing_ok=True)
 
     def readiness(self, folders: ClusterFolders, pid: int) -> Readiness:

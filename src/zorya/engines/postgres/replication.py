@@ -27,7 +27,15 @@ from zorya.core.home import ClusterFolders
 from zorya.core.volume import format_position, parse_position
 from zorya.engines.base import FollowerSeen, Installation, Instance, LogEnd, PrimarySeen
 from zorya.engines.following import Source
-from zorya.engines.postgres import admin, configuration, control_file, identities, lockfile, log_files
+from zorya.engines.postgres import (
+    admin,
+    configuration,
+    control_file,
+    identities,
+    lockfile,
+    log_files,
+    shared_memory,
+)
 from zorya.engines.postgres.log_files import SEGMENT_BYTES, Segment
 
 STANDBY_FILE = "standby.signal"
@@ -227,6 +235,7 @@ class PostgresReplication:
         await admin.checkpoint(source.socket, source.port)
         with files.disk_errors("Taking a copy back", data):
             (data / STANDBY_FILE).unlink(missing_ok=True)
+            shared_memory.release(data)
             (data / lockfile.NAME).unlink(missing_ok=True)
             try:
                 await commands.run(

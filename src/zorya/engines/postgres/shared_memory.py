@@ -19,6 +19,7 @@ from zorya.core import logging
 from zorya.engines.postgres import lockfile
 
 POSIX = Path("/dev/shm")  # noqa: S108 - where the C library has it, see shm_overview(7)
+_SYSTEM_V = Path("/proc/sysvipc/shm")
 
 _HEADER = struct.Struct("=iiQQI")
 """magic, creator's process number, size, free offset, handle of the control segment."""
@@ -43,7 +44,7 @@ def release(data: Path) -> None:
         lock = lockfile.parse((data / lockfile.NAME).read_text(errors="replace"))
     except OSError:
         return
-    if lock is None or lock.shared_memory is None:
+    if lock is None or lock.shared_memory is None or not _is_unused(lock.shared_memory):
         return
     libc = ctypes.CDLL(None, use_errno=True)
     libc.shmat.restype = ctypes.c_void_p
@@ -62,6 +63,17 @@ def release(data: Path) -> None:
             (POSIX / name).unlink()
     libc.shmctl(lock.shared_memory, _IPC_RMID, None)
     _log.debug("shared memory of a killed engine was removed", folder=str(data), segment=lock.shared_memory)
+
+
+def _is_unused(number: int) -> bool:
+    """Whether there is such a System V segment and no process has it: what PostgreSQL itself goes by, too."""
+    try:
+        lines = _SYSTEM_V.read_text().splitlines()
+    except OSError:
+        return False
+    where = {name: at for at, name in enumerate(lines[0].split())}
+    rows = [line.split() for line in lines[1:]]
+    return any((row[where["shmid"]], row[where["nattch"]]) == (str(number), "0") for row in rows)
 
 
 def _dynamic(control: int) -> Iterator[str]:
