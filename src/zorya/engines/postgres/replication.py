@@ -25,6 +25,7 @@ from zorya.core import commands, errors, files
 from zorya.core.account import Account
 from zorya.core.home import ClusterFolders
 from zorya.core.volume import format_position, parse_position
+from zorya.engines import making
 from zorya.engines.base import FollowerSeen, Installation, Instance, LogEnd, PrimarySeen
 from zorya.engines.following import Source
 from zorya.engines.postgres import (
@@ -148,7 +149,7 @@ class PostgresReplication:
                 (partial / lockfile.NAME).unlink(missing_ok=True)
                 self._make_standby(partial)
                 await self._sync(instance, partial)
-                _publish(partial, target)
+                making.publish(partial, target)
             except commands.CommandFailed as error:
                 await asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True)
                 raise _explain(error, "Making a copy of the data", target.parent) from error
@@ -178,7 +179,7 @@ class PostgresReplication:
                 await self._run_with_progress(argv, progress)
                 self._make_standby(partial)
                 await self._sync(instance, partial)
-                _publish(partial, target)
+                making.publish(partial, target)
             except commands.CommandFailed as error:
                 raise _explain(error, "Making a copy anew", target.parent) from error
             finally:
@@ -586,10 +587,8 @@ class PostgresReplication:
     # Small things.
 
     def _partial(self, target: Path) -> Path:
-        for leftover in target.parent.glob(f"{target.name}.partial-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        name = f"{target.name}.partial-{os.urandom(4).hex()}"
-        return files.ensure_folder(target.with_name(name), mode=0o700, owner=self._account)
+        making.remove_partial_folders(target)
+        return making.partial_folder(target, self._account)
 
     def _make_standby(self, data: Path) -> None:
         """Have the engine that is started next on a data folder follow, durably. May be repeated."""
@@ -651,13 +650,9 @@ def _lock(folders: ClusterFolders) -> lockfile.LockFile | None:
         return None
 
 
-def _remove(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True)
-
-
-def _publish(partial: Path, path: Path) -> None:
-    partial.rename(path)
-    files.sync_folder(path.parent)
+def _remove(data: Path) -> None:
+    shared_memory.release(data)
+    shutil.rmtree(data, ignore_errors=True)
 
 
 def _link(link: Path, target: Path) -> None:
