@@ -161,7 +161,10 @@ class Settings(BaseSettings):
         "By default all are in the home. Copies that there are stay where they are.",
     )
     rebuild_max_mib_s: float | None = Field(
-        default=None, gt=0, description="MiB a second that the making of a new copy may read and write; by default any."
+        default=None,
+        gt=0,
+        description="MiB a second that the making of a new copy may read and write, and that the check of its pages "
+        "may read; by default any.",
     )
     log_keep_mib: int = Field(
         default=4096,

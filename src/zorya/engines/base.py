@@ -300,7 +300,10 @@ class Replication(Protocol):
         """Remove a tail's whole segments that end before this position and were written before; answer the bytes."""
 
     async def verify_data(self, instance: Instance, *, max_kib_s: int | None) -> Sequence[str]:
-        """Check the checksum of every page of a full copy that does not run; answer what is damaged, as sentences."""
+        """Check the checksum of every page of a full copy that does not run; answer what is damaged, as sentences.
+
+        `max_kib_s` is how much may be read in a second; None is any.
+        """
 
     async def verify_log(
         self, installation: Installation, folder: Path, *, begin: int, end: int | None

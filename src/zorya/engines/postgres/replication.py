@@ -46,6 +46,7 @@ PROMOTE_WITHIN_S = 60
 
 ANSWER_WITHIN_S = 5.0
 """How long an engine may take to answer a question."""
+_CHECKED_WITHIN_S = 24 * 3600
 
 _LOOK = """
 SELECT pg_catalog.pg_current_wal_flush_lsn()::text,
@@ -545,14 +546,20 @@ class PostgresReplication:
 
     # Damage.
 
-    async def verify_data(self, instance: Instance, *, max_kib_s: int | None) -> Sequence[str]:  # noqa: ARG002
+    async def verify_data(self, instance: Instance, *, max_kib_s: int | None) -> Sequence[str]:
         """See Replication.verify_data."""
+        argv: Sequence[str | Path] = [
+            instance.installation.program("pg_checksums"),
+            "--check",
+            f"--pgdata={instance.folders.data}",
+        ]
         try:
-            await commands.run(
-                [instance.installation.program("pg_checksums"), "--check", f"--pgdata={instance.folders.data}"],
-                account=self._account,
-                timeout_s=24 * 3600,
-            )
+            if max_kib_s is None:
+                await commands.run(argv, account=self._account, timeout_s=_CHECKED_WITHIN_S)
+            else:
+                await commands.run_slowly(
+                    argv, account=self._account, max_bytes_s=max_kib_s * 1024, timeout_s=_CHECKED_WITHIN_S
+                )
         except commands.CommandFailed as error:
             pages = _BAD_PAGE.findall(error.output)
             if pages:
