@@ -261,6 +261,10 @@ class ClusterOrders(ClusterEndpoint):
 
     def _busy(self) -> errors.ClusterBusy:
         sessions = self.sessions or self._pause.counted_sessions
+        if not sessions:
+            return errors.ClusterBusy(
+                f"Clients of cluster {self.name} come and go.", hint="Try again, or use --force to end their sessions."
+            )
         return errors.ClusterBusy(
             f"Cluster {self.name} has {sessions} open session{'' if sessions == 1 else 's'}.",
             hint="Close them, or use --force to end them.",
@@ -273,8 +277,16 @@ class ClusterOrders(ClusterEndpoint):
         self._changed.set()
         if self.record.access.require_tls != required_tls:
             # An engine that greets its clients before the gateway has heard them is the one to see to it.
-            await self._resume.reconfigure()
+            await self._have_engine_know()
         await self._autoscaler.settle()
+
+    async def _have_engine_know(self) -> None:
+        """Have the engine given the present rules, and wait for it also where it is thawed for that, or starts."""
+        await self._resume.reconfigure()
+        if self._resume.is_reload_due:
+            await self._until(lambda: not self._resume.is_reload_due or self._ends)
+            if self._resume.reload_failure is not None:
+                raise self._resume.reload_failure
 
     async def resize(self, copies: int, folder_of: Callable[[str], Path], reader_port: int | None) -> None:
         """Give the volume another number of copies; those that it lacks are made while it serves.

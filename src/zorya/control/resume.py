@@ -52,6 +52,9 @@ class Resume:
         self._failover = failover
         self._scrub = scrub
         self._reload = False
+        self._reloads = False
+        self.reload_failure: errors.ZoryaError | None = None
+        """Why the engine has not been given the present certificate and rules, when that was last put off."""
 
     async def start(self, reason: str) -> None:
         """Start the engine. Raises what InstanceRunner.start does."""
@@ -190,11 +193,21 @@ class Resume:
             self._reload = True
 
     async def reconfigure_if_wanted(self) -> None:
-        """Do it now if it was to be done while the engine started or was frozen. A failure is logged."""
+        """Do it now if it was to be done while the engine started or was frozen. A failure is logged, and kept."""
         if not self._reload:
             return
-        self._reload = False
+        self._reload, self._reloads = False, True
+        self.reload_failure = None
         try:
             await self.reconfigure()
         except errors.ZoryaError as error:
             _log.error("a running engine keeps its configuration", cluster=self._standing.name, error=str(error))
+            self.reload_failure = error
+        finally:
+            self._reloads = False
+
+    @property
+    def is_reload_due(self) -> bool:
+        """Whether `reconfigure` has put it off, and an engine is there that it is still to be done for."""
+        is_there = self._standing.record.compute in {Compute.FROZEN, Compute.RESUMING, Compute.RUNNING}
+        return self._reloads or (self._reload and is_there)

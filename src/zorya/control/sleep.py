@@ -45,8 +45,7 @@ class Sleep:
         """See what sessions there are, whether the engine rests, and who could not log in."""
         live, of_unseen = self._seat.held(), self._attendance.seen_by_look_at(self._clock.monotonic_s())
         await live.look(self._standing.record.freeze_after_s)
-        counted = live.counted + sum(reader.counted for reader in self._copies.lives)
-        self._attendance.see(counted, of_unseen=of_unseen, now_s=self._clock.monotonic_s())
+        self._see(of_unseen)
         if live.sessions(self._attendance.unseen) > live.counted:
             # One that came as it was looked may have been counted twice.
             live.look_at_s = min(live.look_at_s, self._clock.monotonic_s() + FORK_S)
@@ -54,11 +53,15 @@ class Sleep:
             address = self._around.login_failed(self._standing.name, failed.address, failed.port, failed.role)
             self._login_failed(address, failed.role)
 
+    def _see(self, of_unseen: int) -> None:
+        counted = self._seat.held().counted + sum(reader.counted for reader in self._copies.lives)
+        self._attendance.see(counted, of_unseen=of_unseen, now_s=self._clock.monotonic_s())
+
     async def freeze(self, reason: str) -> None:
         """Freeze the engine, unless a client comes first. Those who come meanwhile wait for the outcome."""
         live, entrance = self._seat.held(), self._seat.entrance
         assert entrance is not None
-        record = self._standing.record
+        record, unseen = self._standing.record, self._attendance.unseen
         ports = {record.port, entrance.address.port, *self._around.shared_ports}
         refused = await live.try_freeze(ports, self._changed, hindrance=self._around.guard.problem)
         if not refused and live.process.alive:
@@ -70,6 +73,8 @@ class Sleep:
             if self._seat.entrance is not None:
                 self._waiting.settle(self._seat.entrance)
         elif live.process.alive:
+            # It has said whose sessions it has, and whoever it was given since would have kept it from freezing.
+            self._see(unseen)
             self._standing.save_later(self._standing.apply_compute(Cause.AT_REST, reason))
             await failpoints.reached("freeze.done")
 
