@@ -15,7 +15,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from engines.certificates import new_tls
+from certificates import new_tls
 from engines.clusters import Cluster
 from waiting import wait_until
 from zorya.core.account import Account

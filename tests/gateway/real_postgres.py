@@ -1,28 +1,21 @@
 """Real PostgreSQL servers with roles of every kind, and what the gateway would know of them while they are stopped."""
 
 import contextlib
-import datetime
-import shutil
-import signal
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives import hashes
 
-from fix_home import make_folder
+from bare_postgres import initialised
 from gateway.fakes import free_port
-from waiting import wait_until
 from zorya.core import commands
-from zorya.core.account import Account, ensure
 from zorya.core.identity import Database, Identities, Role
 from zorya.core.model import Secret
 from zorya.engines.base import Installation
-from zorya.engines.postgres import configuration, lockfile
+from zorya.engines.postgres import configuration
 
 ACCESS = f"""\
 local all all trust
@@ -97,20 +90,23 @@ class RealPostgres:
 @contextlib.contextmanager
 def serving(installation: Installation) -> Iterator[RealPostgres]:
     """Run a server of this installation for the block, in a folder of its own."""
-    account = ensure("zorya")
-    folder = make_folder()
-    try:
-        programs = _reachable(installation.folder, account, folder)
-        own, data = folder / "own", folder / "own" / "data"
-        own.mkdir(mode=0o700)
-        _give(own, account)
-        options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
-        commands.run_blocking([programs / "initdb", "-D", data, *options], account=account, timeout_s=60)
-        _make_certificate(own, account)
-        (folder / "pg_hba.conf").write_text(ACCESS)
-        with _running(programs, folder, account) as port:
+    with initialised(installation) as bare:
+        own, port = bare.folders.socket, free_port()
+        bare.write_certificate(own)
+        access = bare.folders.root / "pg_hba.conf"
+        access.write_text(ACCESS)
+        options = {
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": str(own),
+            "hba_file": str(access),
+            "ssl": "on",
+            "ssl_cert_file": str(own / "server.crt"),
+            "ssl_key_file": str(own / "server.key"),
+        }
+        with bare.running(port, options):
             _set_up(own, port)
-            control = commands.run_blocking([programs / "pg_controldata", "-D", data], account=account, timeout_s=20)
+            asked: list[str | Path] = [bare.programs / "pg_controldata", "-D", bare.folders.data]
+            control = commands.run_blocking(asked, account=bare.account, timeout_s=20)
             nonce = next(line.split()[-1] for line in control.splitlines() if line.startswith("Mock authentication"))
             yield RealPostgres(
                 major=int(installation.version.partition(".")[0]),
@@ -119,88 +115,6 @@ def serving(installation: Installation) -> Iterator[RealPostgres]:
                 identities=_read_identities(own, port, bytes.fromhex(nonce)),
                 certificate=own / "server.crt",
             )
-    finally:
-        shutil.rmtree(folder)
-
-
-def _reachable(installation: Path, account: Account, folder: Path) -> Path:
-    try:
-        commands.run_blocking([installation / "bin" / "postgres", "--version"], account=account, timeout_s=20)
-    except commands.CommandFailed:
-        shutil.copytree(installation, folder / "postgres", symlinks=True)
-        installation = folder / "postgres"
-    return installation / "bin"
-
-
-def _give(path: Path, account: Account) -> None:
-    if account.is_other:
-        shutil.chown(path, account.uid, account.gid)
-
-
-def _make_certificate(folder: Path, account: Account) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    for name_, content in (
-        ("server.crt", certificate.public_bytes(serialization.Encoding.PEM)),
-        ("server.key", pem),
-    ):
-        path = folder / name_
-        path.write_bytes(content)
-        path.chmod(0o600)
-        _give(path, account)
-
-
-@contextlib.contextmanager
-def _running(programs: Path, folder: Path, account: Account) -> Iterator[int]:
-    own, port = folder / "own", free_port()
-    options = {
-        "listen_addresses": "127.0.0.1",
-        "unix_socket_directories": str(own),
-        "hba_file": str(folder / "pg_hba.conf"),
-        "fsync": "off",
-        "ssl": "on",
-        "ssl_cert_file": str(own / "server.crt"),
-        "ssl_key_file": str(own / "server.key"),
-    }
-    argv = [str(programs / "postgres"), "-D", str(own / "data"), "-p", str(port)]
-    argv += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            argv,
-            env=dict(commands.ENVIRONMENT),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd="/",
-            **account.switch(),
-        )
-    try:
-        wait_until(lambda: process.poll() is not None or _is_ready(own / "data"), "PostgreSQL is ready")
-        assert process.poll() is None, (folder / "log").read_text()
-        yield port
-    finally:
-        process.send_signal(signal.SIGQUIT)
-        process.wait()
-
-
-def _is_ready(data: Path) -> bool:
-    try:
-        found = lockfile.parse((data / lockfile.NAME).read_text())
-    except FileNotFoundError:
-        return False
-    return found is not None and found.status == "ready"
 
 
 def _set_up(socket: Path, port: int) -> None:

@@ -1,13 +1,10 @@
 """Real clients and a real PostgreSQL on either side of the gateway, attached in either way."""
 
 import asyncio
-import contextlib
 import os
 import shutil
-import signal
 import socket
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,16 +12,13 @@ import asyncpg
 import psycopg
 import pytest
 
-from fix_home import make_folder
+from bare_postgres import initialised
 from gateway.fakes import FakeEndpoint, FakeKeep, RunningGateway, connected, eventually, free_port, running, startup
-from waiting import wait_until
-from zorya.core import commands, errors
-from zorya.core.account import Account, ensure
-from zorya.core.home import ClusterFolders
+from zorya.core import errors
 from zorya.core.model import Address, Entrance, Handoff
 from zorya.core.settings import Settings
 from zorya.engines import handoff
-from zorya.engines.postgres import installations, lockfile
+from zorya.engines.postgres import installations
 from zorya.gateway.attach import Way
 
 ACCESS = """\
@@ -54,80 +48,29 @@ def postgres() -> Iterator[Engine]:
     found = installations.find(None)
     if not found:
         pytest.skip("no PostgreSQL is installed")
-    account = ensure("zorya")
-    with contextlib.ExitStack() as cleanup:
-        folder = make_folder()
-        cleanup.callback(shutil.rmtree, folder)
-        installation = found[0].folder
-        if not can_run(installation, account):
-            shutil.copytree(installation, folder / "postgres", symlinks=True)
-            installation = folder / "postgres"
-        folders = ClusterFolders(
-            root=folder,
-            data=folder / "own" / "data",
-            conf=folder,
-            log=folder / "log",
-            socket=folder / "own",
-            identities=folder / "identities.json",
-        )
-        for own in (folders.socket, folders.given_up):
-            own.mkdir(mode=0o700)
-            if account.is_other:
-                shutil.chown(own, account.uid, account.gid)
-        (folder / "pg_hba.conf").write_text(ACCESS)
-        options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
-        initdb: list[str | Path] = [installation / "bin" / "initdb", "-D", folders.data, *options]
-        commands.run_blocking(initdb, account=account, timeout_s=60)
-        yield cleanup.enter_context(serving(installation, folders, account))
-
-
-def can_run(installation: Path, account: Account) -> bool:
-    try:
-        commands.run_blocking([installation / "bin" / "postgres", "--version"], account=account, timeout_s=20)
-    except commands.CommandFailed:
-        return False
-    return True
-
-
-@contextlib.contextmanager
-def serving(installation: Path, folders: ClusterFolders, account: Account) -> Iterator[Engine]:
     library = handoff.examine()
-    port = free_port()
-    env = dict(commands.ENVIRONMENT)
-    if library.path is not None:
-        # Where the engine's account can read it.
-        copy = Path(shutil.copy(library.path, folders.root / "handoff.so"))
-        copy.chmod(0o755)
-        env |= handoff.environment(copy, folders=folders, listener=str(folders.given_up / f".s.PGSQL.{port}"))
-    options = {
-        "listen_addresses": "127.0.0.1",
-        "unix_socket_directories": str(folders.given_up),
-        "hba_file": str(folders.root / "pg_hba.conf"),
-        "fsync": "off",
-    }
-    argv = [str(installation / "bin" / "postgres"), "-D", str(folders.data), "-p", str(port)]
-    argv += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-    with folders.log.open("wb") as log:
-        process = subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, stderr=log, cwd="/", **account.switch())
-    try:
-        wait_until(lambda: process.poll() is not None or is_ready(folders), "PostgreSQL is ready")
-        assert process.poll() is None, folders.log.read_text()
-        yield Engine(
-            address=Address(host="127.0.0.1", port=port),
-            inlet=folders.inlet if library.path else None,
-            problem=library.reason,
-        )
-    finally:
-        process.send_signal(signal.SIGQUIT)
-        process.wait()
-
-
-def is_ready(folders: ClusterFolders) -> bool:
-    try:
-        found = lockfile.parse((folders.data / lockfile.NAME).read_text())
-    except FileNotFoundError:
-        return False
-    return found is not None and found.status == "ready"
+    with initialised(found[0]) as bare:
+        folders, port = bare.folders, free_port()
+        environment: Mapping[str, str] = {}
+        (folders.root / "pg_hba.conf").write_text(ACCESS)
+        if library.path is not None:
+            # Where the engine's account can read it.
+            copy = Path(shutil.copy(library.path, folders.root / "handoff.so"))
+            copy.chmod(0o755)
+            environment = handoff.environment(
+                copy, folders=folders, listener=str(folders.given_up / f".s.PGSQL.{port}")
+            )
+        options = {
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": str(folders.given_up),
+            "hba_file": str(folders.root / "pg_hba.conf"),
+        }
+        with bare.running(port, options, environment):
+            yield Engine(
+                address=Address(host="127.0.0.1", port=port),
+                inlet=folders.inlet if library.path else None,
+                problem=library.reason,
+            )
 
 
 @pytest.fixture

@@ -1,12 +1,9 @@
 """A prologue in a real PostgreSQL: the gateway conducts the start, and the client has the session."""
 
 import contextlib
-import datetime
 import shutil
-import signal
 import socket
 import ssl
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,11 +12,8 @@ from pathlib import Path
 import psycopg
 import pytest
 import scramp
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
-from fix_home import make_folder
+from bare_postgres import initialised
 from native.acceptors import (
     PATIENCE_S,
     Client,
@@ -33,11 +27,9 @@ from native.acceptors import (
     read_to_end,
 )
 from waiting import wait_until
-from zorya.core import commands
-from zorya.core.account import Account, ensure
 from zorya.core.home import ClusterFolders
 from zorya.engines import handoff
-from zorya.engines.postgres import installations, lockfile
+from zorya.engines.postgres import installations
 
 PASSWORD = "a password of the tests"
 ACCESS = """\
@@ -83,100 +75,18 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     library = handoff.examine()
     if library.path is None:
         pytest.skip(library.reason)
-    account = ensure("zorya")
-    with contextlib.ExitStack() as cleanup:
-        folder = make_folder()
-        cleanup.callback(shutil.rmtree, folder)
-        programs = found[0].folder
-        if not can_run(programs, account):
-            shutil.copytree(programs, folder / "postgres", symlinks=True)
-            programs = folder / "postgres"
-        folders = ClusterFolders(
-            root=folder,
-            data=folder / "own" / "data",
-            conf=folder,
-            log=folder / "log",
-            socket=folder / "own",
-            identities=folder / "identities.json",
-        )
-        for own in (folders.socket, folders.given_up):
-            own.mkdir(mode=0o700)
-            give_to(account, own)
-        options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
-        initdb: list[str | Path] = [programs / "bin" / "initdb", "-D", folders.data, *options]
-        commands.run_blocking(initdb, account=account, timeout_s=60)
+    with initialised(found[0]) as bare:
+        folders, port = bare.folders, 5432  # of Unix sockets only
         (folders.data / "pg_hba.conf").write_text(ACCESS)
-        write_certificate(folders.data, account)
-        copy = Path(shutil.copy(library.path, folder / "handoff.so"))
+        bare.write_certificate(folders.data)
+        copy = Path(shutil.copy(library.path, folders.root / "handoff.so"))
         copy.chmod(0o755)
-        made = cleanup.enter_context(serving(programs, folders, copy, account))
-        made.admin(f"create role app login password '{PASSWORD}'")
-        yield made
-
-
-def give_to(account: Account, path: Path) -> None:
-    if account.is_other:
-        shutil.chown(path, account.uid, account.gid)
-
-
-def can_run(programs: Path, account: Account) -> bool:
-    try:
-        commands.run_blocking([programs / "bin" / "postgres", "--version"], account=account, timeout_s=20)
-    except commands.CommandFailed:
-        return False
-    return True
-
-
-def write_certificate(folder: Path, account: Account) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    day = datetime.timedelta(days=1)
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - day)
-        .not_valid_after(now + day)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "server.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    (folder / "server.key").touch(mode=0o600)
-    (folder / "server.key").write_bytes(private)
-    for file in ("server.crt", "server.key"):
-        give_to(account, folder / file)
-
-
-@contextlib.contextmanager
-def serving(programs: Path, folders: ClusterFolders, library: Path, account: Account) -> Iterator[Engine]:
-    port = 5432  # of Unix sockets only
-    env = {**commands.ENVIRONMENT}
-    env |= handoff.environment(library, folders=folders, listener=str(folders.given_up / f".s.PGSQL.{port}"))
-    options = {
-        "listen_addresses": "",
-        "unix_socket_directories": f"{folders.socket}, {folders.given_up}",
-        "fsync": "off",
-    }
-    argv = [str(programs / "bin" / "postgres"), "-D", str(folders.data), "-p", str(port)]
-    argv += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-    with folders.log.open("wb") as log:
-        process = subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, stderr=log, cwd="/", **account.switch())
-    try:
-        wait_until(lambda: process.poll() is not None or is_ready(folders), "PostgreSQL is ready")
-        assert process.poll() is None, folders.log.read_text()
-        yield Engine(folders=folders, port=port)
-    finally:
-        process.send_signal(signal.SIGQUIT)
-        process.wait()
-
-
-def is_ready(folders: ClusterFolders) -> bool:
-    try:
-        found = lockfile.parse((folders.data / lockfile.NAME).read_text())
-    except FileNotFoundError:
-        return False
-    return found is not None and found.status == "ready"
+        environment = handoff.environment(copy, folders=folders, listener=str(folders.given_up / f".s.PGSQL.{port}"))
+        options = {"listen_addresses": "", "unix_socket_directories": f"{folders.socket}, {folders.given_up}"}
+        with bare.running(port, options, environment):
+            made = Engine(folders=folders, port=port)
+            made.admin(f"create role app login password '{PASSWORD}'")
+            yield made
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 import pymysql
 import pytest
 
-from engines.certificates import new_tls
+from certificates import new_tls
 from engines.mariadb.clusters import DATABASE, PASSWORD, USER, Cluster, Workshop, rows
 from zorya.engines import handoff as library_room
 from zorya.engines.mariadb import configuration

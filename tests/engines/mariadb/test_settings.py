@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.certificates import new_tls
+from certificates import new_tls
 from engines.mariadb.clusters import ACU, Cluster, rows
 from waiting import wait_until
 from zorya.core.capacity import Bounds
