@@ -3,41 +3,27 @@
 import asyncio
 import os
 import pwd
-import socket
-import subprocess
 import threading
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import psycopg
 
-from waiting import wait_until
-from zorya.core import account, files
-from zorya.core.capacity import Acu, Bounds
-from zorya.core.home import ClusterFolders, Home
-from zorya.core.model import Address, Secret
-from zorya.core.volume import Copy, CopyKind
-from zorya.engines.base import Instance, Phase, TlsFiles
+from engines.base_cluster import DATABASE, PASSWORD, USER, BaseCluster, make_folders, new_instance
+from zorya.core import account
+from zorya.core.capacity import Bounds
+from zorya.core.home import Home
+from zorya.engines.base import TlsFiles
 from zorya.engines.postgres import installations
 from zorya.engines.postgres.engine import Postgres
-
-PASSWORD = Secret("correct horse")
-USER = "zorya"
-DATABASE = "shop"
-ACU = Acu(memory_bytes=2 * 1024**3, cores=0.25)
 
 MAJORS = sorted({one.major for one in installations.find(None)})
 
 
 @dataclass
-class Cluster:
+class Cluster(BaseCluster[Postgres]):
     """A cluster whose engine can be started and stopped."""
 
-    engine: Postgres
-    instance: Instance
-    verifier: Secret
-    process: subprocess.Popen[bytes] | None = None
     options: tuple[str, ...] = ()
     """What the engine is started with besides."""
 
@@ -45,43 +31,10 @@ class Cluster:
     def major(self) -> int:
         return int(self.instance.installation.major)
 
-    @property
-    def folders(self) -> ClusterFolders:
-        return self.instance.folders
-
     def start(self, tls: TlsFiles | None = None, *, listen: str = "127.0.0.1") -> None:
-        """Start the engine, with its log appended to, and wait until it is ready."""
+        """Start the engine and wait until it is ready."""
         self.instance = replace(self.instance, tls=tls)
-        asyncio.run(self.engine.write_configuration(self.instance))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        argv, env = self.engine.command(self.instance, port)
-        with self.folders.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*argv, "-c", f"listen_addresses={listen}", *self.options],
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.folders.data,
-                **self.instance.account.switch(),
-            )
-        wait_until(self._is_ready, "the engine is ready")
-
-    def _is_ready(self) -> bool:
-        assert self.process is not None
-        assert self.process.poll() is None, self.log()
-        following = self.instance.following
-        wanted = Phase.READY if following is None or following.leads else Phase.FOLLOWING
-        return self.engine.readiness(self.folders, self.process.pid).phase is wanted
-
-    @property
-    def address(self) -> Address:
-        assert self.process is not None
-        address = self.engine.readiness(self.folders, self.process.pid).address
-        assert address is not None
-        return address
+        self.launch("-c", f"listen_addresses={listen}", *self.options)
 
     def reload(self) -> None:
         """Have the engine read its files again. It does so some time later."""
@@ -91,27 +44,6 @@ class Cluster:
         thread = threading.Thread(target=lambda: asyncio.run(self.engine.reload(self.instance, process.send_signal)))
         thread.start()
         thread.join()
-
-    def stop(self) -> None:
-        """Stop the engine cleanly, if it runs."""
-        if self.process is not None:
-            self.process.send_signal(self.engine.stop_signal)
-            assert self.process.wait(30) == 0
-            self.process = None
-
-    def kill(self) -> None:
-        """End the engine whatever it does, if it runs."""
-        if self.process is not None:
-            self.process.send_signal(self.engine.abort_signal)
-            self.process.wait(30)
-            self.process = None
-
-    def log(self, mark: int = 0) -> str:
-        """Answer what the engine has logged after `mark`, a length that the log has had."""
-        return self.folders.log.read_bytes()[mark:].decode(errors="replace")
-
-    def log_mark(self) -> int:
-        return self.folders.log.stat().st_size
 
     def connect(self, **options: Any) -> psycopg.Connection:
         """Connect over TCP, as the cluster's user unless something else is asked for."""
@@ -157,25 +89,12 @@ class Workshop:
         return self._made[major]
 
     def make(self, cluster_id: str, major: str) -> Cluster:
-        folders = self.home.of_copy(cluster_id, Copy(zone="a", kind=CopyKind.FULL, folder=Path("clusters", cluster_id)))
-        files.ensure_folder(folders.root, mode=0o710 if self.account.is_other else 0o700, group=self.account)
-        files.ensure_folder(folders.log.parent, mode=0o700)
-        for folder in (folders.socket, folders.given_up):
-            files.ensure_folder(folder, mode=0o700, owner=self.account)
-        instance = Instance(
-            cluster="shop",
-            installation=next(one for one in self.engine.find() if one.major == major),
-            folders=folders,
-            account=self.account,
-            username=USER,
-            database=DATABASE,
+        instance = new_instance(
+            next(one for one in self.engine.find() if one.major == major),
+            make_folders(self.home, self.account, cluster_id),
+            self.account,
             bounds=Bounds(least=0.5, most=8),
             capacity=1.0,
-            acu=ACU,
-            library=None,
-            tls=None,
-            following=None,
-            requires_tls=False,
         )
         made = Cluster(engine=self.engine, instance=instance, verifier=self.engine.new_verifier(PASSWORD))
         asyncio.run(self.engine.build(instance, made.verifier))

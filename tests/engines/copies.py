@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from engines.clusters import ACU, DATABASE, PASSWORD, USER, Cluster
+from engines.base_cluster import ACU, DATABASE, PASSWORD, USER
+from engines.clusters import Cluster
 from zorya.core import account, files
 from zorya.core.capacity import Bounds
 from zorya.core.home import Home

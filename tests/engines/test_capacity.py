@@ -13,7 +13,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from engines.clusters import ACU, MAJORS, Cluster, Workshop
+from engines.base_cluster import ACU
+from engines.clusters import MAJORS, Cluster, Workshop
 from waiting import wait_until
 from zorya.core import commands
 from zorya.core.capacity import Acu, Bounds

@@ -12,7 +12,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from engines.clusters import DATABASE, USER, Cluster, Workshop
+from engines.base_cluster import DATABASE, USER
+from engines.clusters import Cluster, Workshop
 from waiting import wait_until
 from zorya.core import errors, failpoints
 from zorya.core.identity import Database, Identities, Role, from_json

@@ -8,7 +8,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from engines.clusters import PASSWORD, USER, Cluster
+from engines.base_cluster import PASSWORD, USER
+from engines.clusters import Cluster
 from waiting import wait_until
 from zorya.core import errors
 from zorya.core.model import Secret

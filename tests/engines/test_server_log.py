@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg import sql
 
-from engines.clusters import USER, Cluster
+from engines.base_cluster import USER
+from engines.clusters import Cluster
 from waiting import wait_until
 from zorya.core.identity import FailedLogin
 from zorya.engines.postgres import server_log

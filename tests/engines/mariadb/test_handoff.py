@@ -15,7 +15,8 @@ import pymysql
 import pytest
 
 from certificates import new_tls
-from engines.mariadb.clusters import DATABASE, PASSWORD, USER, Cluster, Workshop, rows
+from engines.base_cluster import DATABASE, PASSWORD, USER
+from engines.mariadb.clusters import Cluster, Workshop, rows
 from zorya.engines import handoff as library_room
 from zorya.engines.mariadb import configuration
 from zorya.gateway import handoff

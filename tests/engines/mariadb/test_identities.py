@@ -9,7 +9,8 @@ from typing import Any
 import pymysql
 import pytest
 
-from engines.mariadb.clusters import DATABASE, PASSWORD, USER, Cluster, rows
+from engines.base_cluster import DATABASE, PASSWORD, USER
+from engines.mariadb.clusters import Cluster, rows
 from waiting import wait_until
 from zorya.core import errors, identity
 from zorya.core.accounts import Account, Accounts

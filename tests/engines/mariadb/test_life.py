@@ -10,7 +10,8 @@ from dataclasses import replace
 import pymysql
 import pytest
 
-from engines.mariadb.clusters import DATABASE, Cluster, Workshop, rows
+from engines.base_cluster import DATABASE
+from engines.mariadb.clusters import Cluster, Workshop, rows
 from zorya.core import errors, failpoints, files
 from zorya.engines.base import Phase
 from zorya.engines.mariadb import administrator, binlog, configuration

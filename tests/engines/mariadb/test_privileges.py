@@ -8,7 +8,8 @@ from typing import Any
 import pymysql
 import pytest
 
-from engines.mariadb.clusters import DATABASE, PASSWORD, USER, Cluster, rows
+from engines.base_cluster import DATABASE, PASSWORD, USER
+from engines.mariadb.clusters import Cluster, rows
 from zorya.engines.mariadb import administrator, privileges
 
 _DENIALS = {

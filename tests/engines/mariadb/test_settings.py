@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certificates import new_tls
-from engines.mariadb.clusters import ACU, Cluster, rows
+from engines.base_cluster import ACU
+from engines.mariadb.clusters import Cluster, rows
 from waiting import wait_until
 from zorya.core.capacity import Bounds
 from zorya.engines.base import TlsFiles
