@@ -1,7 +1,6 @@
 """The capacity of MariaDB clusters: it changes under sessions that have everything open, and costs nobody anything."""
 
 import re
-import subprocess
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import pytest
 
 from e2e.engine_groups import count_killed, expected, needs_limits, read_held
-from e2e.mariadb.clients import Asked, Load, number_of, one, rows, run, start_with_shop
+from e2e.mariadb.clients import Asked, Load, begin, number_of, one, rows, run, start_with_shop
 from e2e.turned import Turned, told
 from harness import Server, is_gone, kill_engine, running
 from waiting import wait_until
@@ -209,10 +208,10 @@ def test_an_engine_that_ends_while_its_settings_change_is_no_trouble(server: Ser
     start_with_shop(server, ZORYA_FAILPOINTS="capacity.telling=pause", ZORYA_FAILPOINT_RELEASE=str(release))
     server.mysql().close()
     pid = server.show("shop")["engine_pid"]
-    with began(server, "capacity", "shop", "2"):
+    with begin(server, "capacity", "shop", "2"):
         wait_until(release.with_suffix(".reached").exists, "the engine is about to be told")
         if end == "delete":
-            with began(server, "delete", "shop", "--yes"):
+            with begin(server, "delete", "shop", "--yes"):
                 wait_until(lambda: is_gone(pid), "the engine is gone")
                 release.touch()
         else:
@@ -220,9 +219,3 @@ def test_an_engine_that_ends_while_its_settings_change_is_no_trouble(server: Ser
             kill_engine(pid)
             release.touch()
             assert server.mysql_query("SELECT 1") == ((1,),)
-
-
-def began(server: Server, *args: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [*server.command, *args], env=server.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
