@@ -61,6 +61,16 @@ async def test_it_rests_without_clients_when_nobody_is_there(server: Cluster, wa
     assert server.pid not in seen.helpers
 
 
+async def test_the_thread_that_asks_is_a_helper_from_the_first_question_on(server: Cluster) -> None:
+    watcher = Watcher(server.folders)
+    try:
+        seen = await server.observe(watcher)
+        # Its connection is younger than the threads that the question was put with.
+        assert server.engine.workers({server.pid}, server.pid) <= seen.helpers | seen.clients | {server.pid}
+    finally:
+        await watcher.close()
+
+
 async def test_it_rests_with_a_client_when_the_session_waits(server: Cluster, watcher: Watcher) -> None:
     with server.connect() as session:
         rows(session, "SELECT 1")

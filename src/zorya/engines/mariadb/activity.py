@@ -110,8 +110,8 @@ class _Session:
 class _Answer:
     status: Mapping[str, int]
     sessions: Sequence[_Session]
-    own: int
-    """How many connections are Zorya's."""
+    own: frozenset[int]
+    """The threads of Zorya's connections, that which asked among them: it may be newer than the workers it is told."""
     holding: Set[int]
     """The numbers of the sessions that hold a lock."""
     transactions: Mapping[int, bool]
@@ -122,7 +122,7 @@ class _Answer:
     @property
     def unlisted(self) -> int:
         """How many connections there are that the list does not have: not yet, or not any more."""
-        return max(self.status["Threads_connected"] - len(self.sessions) - self.own, 0)
+        return max(self.status["Threads_connected"] - len(self.sessions) - len(self.own), 0)
 
     def is_at_work(self, session: _Session) -> bool:
         return not session.sleeps or session.number in self.transactions
@@ -162,7 +162,7 @@ class Watcher:
         self._note_activity(sessions)
         return Activity(
             clients=clients,
-            helpers=set(workers) - clients - {first},
+            helpers=answer.own.union(workers) - clients - {first},
             busy=_busy(answer, waits),
             mark=" ".join(
                 f"{one.number}:{one.last_query}:{self._active_at[one.number]:.3f}"
@@ -244,7 +244,7 @@ class Watcher:
         return _Answer(
             status={name: int(value) for name, value in status},
             sessions=sessions,
-            own=len(connected) - len(others),
+            own=frozenset(int(row[1]) for row in connected if row[2] == self._admin),
             holding={int(row[0]) for found in more for row in found},
             transactions=self._transactions,
             unsure={one.number for one in sessions if self._known.get(one.number) != one.last_query},
