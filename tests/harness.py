@@ -232,7 +232,13 @@ class Server:
 @contextmanager
 def running(home: Path, *args: str, **env: str) -> Iterator[Server]:
     """Run a server on `home` for the block, then stop it and look at its log."""
-    server = Server(home)
+    with started(Server(home), *args, **env) as server:
+        yield server
+
+
+@contextmanager
+def started(server: Server, *args: str, **env: str) -> Iterator[Server]:
+    """Do the same with a server that was prepared."""
     try:
         server.start(*args, **env)
         yield server

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fix_home import prepare_home
-from harness import Server, end
+from harness import Server, started
 
 MEGABYTE = 1024 * 1024
 
@@ -58,10 +58,5 @@ def running_on(disk: Disk, templates: Path) -> Iterator[Server]:
     made = Server(prepare_home(disk.folder, templates))
     made.log = disk.folder.parent / "server.log"
     made.allow("what clusters use cannot be written down", "the engine's settings do not follow")
-    try:
-        made.start()
+    with started(made):
         yield made
-        made.stop()
-        made.check_log()
-    finally:
-        end(made)

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 import zorya
-from harness import Server, end
+from harness import Server, started
 
 NOT_NEEDED = shutil.ignore_patterns(
     *(
@@ -80,13 +80,8 @@ def server(new_folder: Callable[[], Path]) -> Iterator[Server]:
         python, path = find_python(as_user, folder)
         made.command = [*python, "-m", "zorya"]
         made.env |= {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(folder), "USER": user.pw_name}
-    try:
-        made.start()
+    with started(made):
         yield made
-        made.stop()
-        made.check_log()
-    finally:
-        end(made)
 
 
 def test_everything_works_when_the_server_is_run_by_an_ordinary_user(server: Server) -> None:

@@ -1,17 +1,13 @@
 """Both ends of a TLS connection: contexts with a certificate made for the occasion, and the handshake between two."""
 
 import asyncio
-import datetime
 import functools
 import socket
 import ssl
 import tempfile
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-
+from certificates import new_tls
 from zorya.gateway import tls
 
 HOST = "shop.zorya.localhost"
@@ -20,22 +16,8 @@ HOST = "shop.zorya.localhost"
 @functools.cache
 def server_pem() -> bytes:
     """A key and a self-signed certificate for HOST."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, HOST)])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    ) + certificate.public_bytes(serialization.Encoding.PEM)
+    made = new_tls(HOST)
+    return (made.key.value + made.certificate).encode()
 
 
 def server_context() -> ssl.SSLContext:
