@@ -229,9 +229,7 @@ class ClusterOrders(ClusterEndpoint):
                 raise self._busy()
             if await self._has_paused(StopWish.NOW if force else StopWish.WHEN_UNUSED):
                 return
-            if self.sessions:
-                break
-            # The one in whose way it was has just left.
+            # The one in whose way it was may be just leaving.
         raise self._busy()
 
     async def _has_paused(self, wish: StopWish) -> bool:
