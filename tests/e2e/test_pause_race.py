@@ -73,6 +73,24 @@ def test_pause_by_hand_gives_way_when_a_client_comes(stopped_server: Server) -> 
     assert server.show()["compute"] == "running"
 
 
+def test_pause_by_hand_waits_for_a_session_that_it_met_and_that_is_just_leaving(stopped_server: Server) -> None:
+    server = stopped_server
+    release = server.home.parent / "release"
+    server.start(ZORYA_FAILPOINTS="pause.begun=pause", ZORYA_FAILPOINT_RELEASE=str(release))
+    server.run("resume", "main")
+    answers: list[int] = []
+    pausing = threading.Thread(target=lambda: answers.append(server.cli("pause", "main").returncode))
+    pausing.start()
+    wait_until(release.with_suffix(".reached").exists, "the pause is under way")
+    # One that the endpoint has not let in, as it has not the one that it no longer counts.
+    with server.administrator():
+        release.touch()
+        wait_until(lambda: server.show()["compute"] == "running", "the pause has met the session")
+    pausing.join(30)
+    assert answers == [0]
+    assert server.besides_scaling() == ["0170", "0147", "0148", "0144", "0146", "0144", "0145"]
+
+
 def visit(url: str) -> None:
     with psycopg.connect(url, connect_timeout=60, autocommit=True) as connection:
         connection.execute("UPDATE visits SET n = n + 1")

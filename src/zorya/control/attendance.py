@@ -13,6 +13,8 @@ class Attendance:
         """Clients at the endpoint that have no session yet."""
         self.unseen = 0
         """Clients that got their session since the engine was looked at last."""
+        self.arrivals = 0
+        """Visitors that have come, those that have left again among them."""
         self._sessions = 0
         self._attached_at_s = now_s
         self._idle_since_s = now_s
@@ -25,6 +27,7 @@ class Attendance:
     def enter(self) -> None:
         """Count a visitor in."""
         self.visitors += 1
+        self.arrivals += 1
 
     def attach(self, now_s: float) -> None:
         """Note that a visitor has its session; it stays a visitor until it leaves."""

@@ -40,7 +40,7 @@ from zorya.storage import placement, quorum
 _log = logging.get("zorya.control")
 
 PAUSE_ATTEMPTS = 3
-"""How often a pause is tried that a client is in the way of who is just leaving."""
+"""How often a pause by hand is tried that somebody is in the way of who is just leaving."""
 
 LEAVING_S = 2.0
 """How long a session may take to end after its client has left, before a pause by hand is refused for it."""
@@ -227,9 +227,12 @@ class ClusterOrders(ClusterEndpoint):
         for _ in range(PAUSE_ATTEMPTS):
             if not force and not await self._becomes_unused():
                 raise self._busy()
+            arrivals = self._attendance.arrivals
             if await self._has_paused(StopWish.NOW if force else StopWish.WHEN_UNUSED):
                 return
-            # The one in whose way it was may be just leaving.
+            if self.sessions and self._attendance.arrivals != arrivals:
+                break
+            # The one in whose way it was has left, or was there before and is just leaving.
         raise self._busy()
 
     async def _has_paused(self, wish: StopWish) -> bool:
