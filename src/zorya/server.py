@@ -6,6 +6,7 @@ leaves the engines running. SIGKILL does the latter, too: the next server takes 
 
 import asyncio
 import fcntl
+import gc
 import json
 import os
 import resource
@@ -247,6 +248,9 @@ class Server:
             tasks.append(rooms.create_task(self._api.run(on_ready=api_ready.set_result), name="api"))
             self._api_port = await api_ready
             self._write_api_address()
+            # What there is by now stays: no collection, each of which holds every client up, has to go through it.
+            gc.freeze()
+            gc.enable()
             self._on_ready()
             _log.info("server is up", home=str(self._home.root), pid=os.getpid(), version=__version__)
             await self._stop_asked.wait()

@@ -5,6 +5,7 @@ does not take output (Ctrl-S, a full pipe) holds up no database.
 """
 
 import contextlib
+import gc
 import os
 import subprocess
 import sys
@@ -24,6 +25,8 @@ _POLL_S = 0.05
 
 def in_foreground(invocation: Invocation, given: Mapping[str, object]) -> None:
     """Run the server until it is stopped. Raises what keeps it from starting."""
+    # Nearly all that is made until the server is up is kept until its end; it turns the collector on again.
+    gc.disable()
     from zorya import server
 
     console = _Console(invocation)
