@@ -37,13 +37,15 @@ def find(setting: Path | None) -> list[Installation]:
             f"{setting} holds no MariaDB {oldest} or newer.",
             hint="The setting `mariadb` has to name the folder that holds sbin/mariadbd or bin/mariadbd.",
         )
-    found = [one for folder, source in _candidates() if (one := read(folder, source))]
+    others: dict[Path, tuple[Path, str]] = {}
+    for folder, source in _candidates():
+        if (server := _program(folder, SERVER)) is not None:
+            others.setdefault(server.resolve(), (folder, source))
+    if setting and (server := _program(setting, SERVER)) is not None:
+        others.pop(server.resolve(), None)
+    found = [one for folder, source in others.values() if (one := read(folder, source))]
     found.sort(key=lambda one: version_key(one.version), reverse=True)
-    unique: dict[Path, Installation] = {}
-    for one in (*chosen, *found):
-        if one is not None:
-            unique.setdefault(program(one, SERVER).resolve(), one)
-    return list(unique.values())
+    return [one for one in (*chosen, *found) if one is not None]
 
 
 def read(folder: Path, source: str) -> Installation | None:

@@ -35,13 +35,14 @@ def find(setting: Path | None) -> list[Installation]:
             f"{setting} holds no PostgreSQL {OLDEST_MAJOR} or newer.",
             hint="The setting `postgres` has to name the folder that holds bin/postgres, bin/initdb and bin/psql.",
         )
-    found = [one for folder, source in _candidates() if (one := read(folder, source))]
+    others: dict[Path, tuple[Path, str]] = {}
+    for folder, source in _candidates():
+        others.setdefault(folder.resolve(), (folder, source))
+    if setting:
+        others.pop(setting.resolve(), None)
+    found = [one for folder, source in others.values() if (one := read(folder, source))]
     found.sort(key=lambda one: (not one.is_fallback, version_key(one.version)), reverse=True)
-    unique: dict[Path, Installation] = {}
-    for one in (*chosen, *found):
-        if one is not None:
-            unique.setdefault(one.folder.resolve(), one)
-    return list(unique.values())
+    return [one for one in (*chosen, *found) if one is not None]
 
 
 def read(folder: Path, source: str) -> Installation | None:
