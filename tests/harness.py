@@ -19,6 +19,7 @@ from typing import Any, Self
 import psycopg
 import pymysql
 
+import preloaded
 from command_here import run_here
 from waiting import wait_until
 from zorya.cli.client import Api
@@ -27,6 +28,9 @@ _BAD_LINE = re.compile(r"level=(warning|error|critical)|Traceback|ResourceWarnin
 
 _COMMAND = [sys.executable, "-m", "zorya"]
 
+Running = subprocess.Popen[bytes] | preloaded.Process
+"""The process of a server."""
+
 
 class Server:
     """One home and the servers that are started on it, one after the other."""
@@ -34,7 +38,7 @@ class Server:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.log = home.parent / "server.log"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Running | None = None
         first = random.randrange(20000, 29000)
         self.env = {
             **os.environ,
@@ -63,19 +67,23 @@ class Server:
         self.begin(*args, **env)
         wait_until(self._is_up, f"the server is up; its log: {self.log.read_text()[-2000:]}", 60)
 
-    def begin(self, *args: str, **env: str) -> subprocess.Popen[bytes]:
+    def begin(self, *args: str, **env: str) -> Running:
         """Start the server without waiting."""
         assert self.process is None or self.process.poll() is not None
         self.is_as_usual = not args and not env
+        whole = {**self.env, **env}
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*self.command, "up", *args],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**self.env, **env},
-                start_new_session=True,
-            )
+            if self.command == _COMMAND:
+                self.process = preloaded.start(["up", *args], env=whole, log=log)
+            else:
+                self.process = subprocess.Popen(
+                    [*self.command, "up", *args],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=whole,
+                    start_new_session=True,
+                )
         return self.process
 
     def _is_up(self) -> bool:
@@ -193,6 +201,18 @@ class Server:
         with psycopg.connect(self.url(name), autocommit=True, connect_timeout=30, **options) as connection:
             cursor = connection.execute(sql)
             return cursor.fetchall() if cursor.description else []
+
+    @property
+    def engine_socket(self) -> tuple[Path, int]:
+        """The folder and the port of the socket on which the engine of "main" itself listens."""
+        folder = self.home / "run" / self.show()["id"]
+        (port,) = [one.name.rpartition(".")[2] for one in folder.glob(".s.PGSQL.*") if not one.name.endswith(".lock")]
+        return folder, int(port)
+
+    def administrator(self) -> "psycopg.Connection[Any]":
+        """Connect to the engine of "main" as its administrator, past the endpoint."""
+        folder, port = self.engine_socket
+        return psycopg.connect(host=str(folder), port=port, user="zorya_admin", dbname="postgres")
 
     def mysql(self, name: str = "shop", **options: Any) -> "pymysql.Connection[Any]":
         """Connect to a MariaDB cluster; commits by itself. Close it, or use it as a context."""

@@ -29,12 +29,11 @@ def renew(server: Server) -> str:
 
 def shown_by_engine(server: Server) -> str:
     """Answer the fingerprint of the certificate that the engine itself shows, asked past the endpoint."""
-    folder = server.home / "run" / server.show()["id"]
-    (port,) = [one.name.rpartition(".")[2] for one in folder.glob(".s.PGSQL.*") if not one.name.endswith(".lock")]
+    _, port = server.engine_socket
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    with socket.create_connection(("127.0.0.1", int(port)), timeout=30) as plain:
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as plain:
         # SSLRequest, and its answer: PostgreSQL manual, "Message Formats".
         plain.sendall(struct.pack("!ii", 8, 80877103))
         assert plain.recv(1) == b"S"

@@ -32,9 +32,7 @@ def saved(server: Server, name: str = "main") -> Identities:
 
 def verifier(server: Server, role: str) -> str:
     """Answer what the engine itself has of a role; as its administrator, since nobody else may read it."""
-    folder = server.home / "run" / server.show()["id"]
-    (port,) = [one.name.rpartition(".")[2] for one in folder.glob(".s.PGSQL.*") if not one.name.endswith(".lock")]
-    with psycopg.connect(host=str(folder), port=port, user="zorya_admin", dbname="postgres") as connection:
+    with server.administrator() as connection:
         row = connection.execute("SELECT rolpassword FROM pg_authid WHERE rolname = %s", [role]).fetchone()
         assert row is not None
         return str(row[0])

@@ -23,9 +23,7 @@ def secret(url: str) -> str:
 
 
 def administer(server: Server, statement: LiteralString) -> None:
-    folder = server.home / "run" / str(server.show()["id"])
-    (port,) = [one.name.rpartition(".")[2] for one in folder.glob(".s.PGSQL.*") if not one.name.endswith(".lock")]
-    with psycopg.connect(host=str(folder), port=port, user="zorya_admin", dbname="postgres") as administrator:
+    with server.administrator() as administrator:
         administrator.execute(statement)
 
 

@@ -102,7 +102,7 @@ def test_building_again_makes_a_whole_cluster_when_it_was_interrupted_before_the
     cluster: Cluster, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setitem(failpoints._ACTIONS, "create.identities", "enospc")
+        patch.setitem(failpoints._actions(), "create.identities", "enospc")
         with pytest.raises(errors.DiskFull):
             workshop.make(f"torn{cluster.major}", cluster.instance.installation.major)
     torn = workshop.make(f"torn{cluster.major}", cluster.instance.installation.major)

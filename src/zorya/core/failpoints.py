@@ -2,26 +2,26 @@
 
 The environment variable ZORYA_FAILPOINTS holds `NAME=ACTION` pairs separated by commas. Actions: `kill` ends this
 process with SIGKILL, `enospc` raises the error of a full disk, `pause` waits until the file named by
-ZORYA_FAILPOINT_RELEASE exists. Without the variable a failpoint costs one dictionary look-up.
+ZORYA_FAILPOINT_RELEASE exists. Without the variable a failpoint costs a call and a look-up.
 """
 
 import asyncio
 import errno
+import functools
 import os
 import signal
 from pathlib import Path
 
 
-def _parse(text: str) -> dict[str, str]:
+@functools.cache
+def _actions() -> dict[str, str]:
+    text = os.environ.get("ZORYA_FAILPOINTS", "")
     return dict(pair.split("=", 1) for pair in text.split(",") if "=" in pair)
-
-
-_ACTIONS = _parse(os.environ.get("ZORYA_FAILPOINTS", ""))
 
 
 async def reached(name: str) -> None:
     """Carry out what the environment asks for at `name`, if anything."""
-    action = _ACTIONS.get(name)
+    action = _actions().get(name)
     if action is None:
         return
     if action == "kill":
