@@ -13,6 +13,7 @@ from zorya.engines.postgres.shared_memory import POSIX
 
 _HEADER_BYTES = 56
 _IPC_RMID = 0
+_SETTLED_S = 1.0
 
 
 def posix_segments() -> set[Path]:
@@ -34,16 +35,35 @@ def mapped(pid: int) -> set[Path]:
     return set()
 
 
+def _unused_posix(since_s: float) -> set[Path]:
+    # First what there is, then who has it: others' tests may be running, whose engines make new ones all the time.
+    found = set()
+    for segment in posix_segments():
+        with contextlib.suppress(OSError):
+            if segment.stat().st_mtime >= since_s:
+                found.add(segment)
+    return found - {segment for process in Path("/proc").glob("[0-9]*") for segment in mapped(int(process.name))}
+
+
+def _unused_system_v(since_s: float) -> set[int]:
+    return {
+        number
+        for number, one in system_v_segments().items()
+        if (one["size"], one["nattch"]) == (_HEADER_BYTES, 0) and one["ctime"] >= since_s
+    }
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_shared_memory_is_left() -> Iterator[None]:
     began_s = time.time() - 1
     yield
-    used = {segment for process in Path("/proc").glob("[0-9]*") for segment in mapped(int(process.name))}
-    for segment in posix_segments() - used:
-        with contextlib.suppress(OSError):
-            if segment.stat().st_mtime >= began_s:
-                segment.unlink()
+    posix, system_v = _unused_posix(began_s), _unused_system_v(began_s)
+    if not posix and not system_v:
+        return
+    # What an engine has made a moment ago is not mapped yet.
+    time.sleep(_SETTLED_S)
+    for segment in posix & _unused_posix(began_s):
+        segment.unlink(missing_ok=True)
     libc = ctypes.CDLL(None)
-    for number, one in system_v_segments().items():
-        if (one["size"], one["nattch"]) == (_HEADER_BYTES, 0) and one["ctime"] >= began_s:
-            libc.shmctl(number, _IPC_RMID, None)
+    for number in system_v & _unused_system_v(began_s):
+        libc.shmctl(number, _IPC_RMID, None)

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 from collections.abc import Awaitable, Callable
@@ -246,8 +247,10 @@ class Copies:
             self.receiver = None
 
     async def end(self) -> None:
-        """End whatever runs."""
+        """End whatever runs, and remove all copies."""
         self.end_receiver(signal.SIGKILL)
         for cluster in (self.primary, self.standby):
             await self.replication.let_go(cluster.folders)
             cluster.kill()
+        for folder in (self.home.of_cluster(self.id), self.standby.folders.root.parent):
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)

@@ -194,7 +194,9 @@ class LiveEngine:
         self.quiet = quiet.follow(self.quiet, seen, self._clock.monotonic_s())
         self.activity = seen
         self._is_to_be_asked = False
-        self._workers, self._clients, self._helpers = workers, seen.clients, seen.helpers
+        # A client that came while the engine was asked has a worker, too, whose end is to be noticed.
+        self._workers = workers | {client for client in seen.clients if client > 0}
+        self._clients, self._helpers = seen.clients, seen.helpers
         return seen
 
     async def _let_watcher_go(self) -> None:
