@@ -252,5 +252,5 @@ class Copies:
         for cluster in (self.primary, self.standby):
             await self.replication.let_go(cluster.folders)
             cluster.kill()
-        for folder in (self.home.of_cluster(self.id), self.standby.folders.root.parent):
+        for folder in (self.primary.folders.root, self.standby.folders.root, self.tail.parent):
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
