@@ -36,7 +36,7 @@ class ScriptedEngine:
             waiting=0,
             blocks_hit=0,
             blocks_read=0,
-            log_position=0,
+            own_work=0,
             log_flushed=True,
         )
 
@@ -80,3 +80,19 @@ async def test_engine_without_sessions_is_asked_again_only_when_its_workers_chan
     engine.workers.add(CLIENT)
     await live.look(LOOK_EVERY_S)
     assert (engine.asked, live.counted) == (2, 1)
+
+
+async def test_rest_begins_anew_with_a_client_that_no_look_has_shown(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    live = engine.live(tmp_path)
+    await live.look(LOOK_EVERY_S)
+    assert live.quiet is not None
+    began_s = live.quiet.since_s
+    await live.look(LOOK_EVERY_S)
+    assert live.quiet.since_s == began_s
+    live.begin_anew()
+    await live.look(LOOK_EVERY_S)
+    assert began_s is not None
+    assert live.quiet is not None
+    assert live.quiet.since_s is not None
+    assert live.quiet.since_s > began_s

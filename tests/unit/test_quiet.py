@@ -10,7 +10,7 @@ from zorya.control.quiet import Quiet
 from zorya.engines.base import Activity
 
 
-def seen(*, busy: str = "", mark: str = "1 noon", idle_s: float | None = 0, position: int = 7) -> Activity:
+def seen(*, busy: str = "", mark: str = "1 noon", idle_s: float | None = 0, work: int = 7) -> Activity:
     return Activity(
         clients={10},
         helpers={2},
@@ -21,7 +21,7 @@ def seen(*, busy: str = "", mark: str = "1 noon", idle_s: float | None = 0, posi
         waiting=0,
         blocks_hit=0,
         blocks_read=0,
-        log_position=position,
+        own_work=work,
         log_flushed=True,
     )
 
@@ -60,8 +60,8 @@ def test_rest_begins_anew_when_a_session_did_something_between_two_looks() -> No
     assert follow((100, seen()), (110, seen(mark="1 later", idle_s=4))).since_s == 106
 
 
-def test_rest_begins_anew_when_something_was_logged() -> None:
-    assert follow((100, seen()), (110, seen(idle_s=10, position=8))).since_s == 110
+def test_rest_begins_anew_when_the_engine_has_worked_by_itself() -> None:
+    assert follow((100, seen()), (110, seen(idle_s=10, work=8))).since_s == 110
 
 
 def test_there_is_no_rest_before_the_log_is_on_the_disk() -> None:
@@ -87,14 +87,14 @@ def test_rest_never_began_before_the_last_thing_that_was_seen_to_happen(
 ) -> None:
     now_s = 0.0
     found: Quiet | None = None
-    for passed_s, busy, mark, idle_s, position in looks:
+    for passed_s, busy, mark, idle_s, work in looks:
         before, now_s = found, now_s + passed_s
-        found = quiet.follow(before, seen(busy=busy, mark=str(mark), idle_s=idle_s, position=position), now_s)
+        found = quiet.follow(before, seen(busy=busy, mark=str(mark), idle_s=idle_s, work=work), now_s)
         assert (found.since_s is None) == bool(found.busy)
         if found.since_s is None:
             continue
         assert found.since_s <= now_s
-        if before is None or before.log_position != position:
+        if before is None or before.own_work != work:
             assert found.since_s == now_s
         elif before.since_s is None or before.mark != str(mark):
             assert found.since_s >= before.seen_s

@@ -133,6 +133,10 @@ class LiveEngine:
             self._is_to_be_asked = True
             self.look_soon()
 
+    def begin_anew(self) -> None:
+        """Count its rest anew from the next look on, for a session that may have ended again before that."""
+        self.quiet = None
+
     def look_soon(self) -> None:
         """Have it looked at next."""
         self.look_at_s = 0.0
@@ -299,8 +303,10 @@ class LiveEngine:
     def _not_at_rest_since(self, before: Quiet | None) -> str:
         if self.quiet is None or before is None:
             return "It was not looked at."
-        at_rest = self.quiet.since_s is not None and self.quiet.since_s == before.since_s
-        return "" if at_rest else self.quiet.busy or "A session did something."
+        if self.quiet.since_s is not None and self.quiet.since_s == before.since_s:
+            return ""
+        by_itself = self.quiet.own_work != before.own_work
+        return self.quiet.busy or ("It has worked by itself." if by_itself else "A session did something.")
 
     def thaw(self) -> None:
         """Let it go on if it was frozen here, and give its sockets back. Never waits; may be repeated.

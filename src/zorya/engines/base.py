@@ -131,10 +131,10 @@ class Activity:
     """What its own cache holds, where that is memory that it gives back when its capacity falls; else 0."""
     blocks_missed: int = 0
     """Of the blocks read, those for which that cache had no free room, so that another had to leave. Only rises."""
-    log_position: int
-    """How much log has been written, in bytes."""
+    own_work: int
+    """A number that moves while the engine works by itself in a way that `busy` does not tell of."""
     log_flushed: bool
-    """Whether all of it is on the disk."""
+    """Whether all of its log is on the disk."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -55,10 +55,6 @@ SELECT pg_catalog.array_agg(pid) AS listed,
            ]), '{{}}')
            FROM (SELECT DISTINCT datid FROM processes WHERE is_session AND datid IS NOT NULL) AS databases
        ) AS blocks,
-       pg_catalog.pg_wal_lsn_diff(
-           CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
-                ELSE pg_catalog.pg_current_wal_insert_lsn() END, '0/0'
-       )::pg_catalog.int8 AS log_position,
        CASE WHEN pg_catalog.pg_is_in_recovery() THEN true
             ELSE pg_catalog.pg_current_wal_insert_lsn() <= pg_catalog.pg_current_wal_flush_lsn() END AS log_flushed
 FROM processes
@@ -91,7 +87,6 @@ class _Answer:
     idle_s: float | None
     blocks: list[list[int]]
     """For each database with sessions its number, the blocks that were needed, and of them those that were there."""
-    log_position: int
     log_flushed: bool
 
 
@@ -143,7 +138,9 @@ class Watcher:
             waiting=answer.locked_out,
             blocks_hit=self._blocks.hit,
             blocks_read=self._blocks.read,
-            log_position=answer.log_position,
+            # A process of its own that works is seen to. A record that it logs now and then (the background writer
+            # does, up to 15 s after a session has written) is no work to wait for, here or in the copies that get it.
+            own_work=0,
             log_flushed=answer.log_flushed,
         )
 
