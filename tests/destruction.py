@@ -25,6 +25,7 @@ from typing import Any, LiteralString
 
 import psycopg
 
+from fix_shared_memory import remove_unused
 from harness import Server, end, is_gone, remove_when_left
 from small_disk import Disk
 from volumes import Volume, flip
@@ -724,7 +725,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="zt-", dir=arguments.folder))
     folder.chmod(0o711)
     _say(f"seed {arguments.seed}, in {folder}")
-    deadline = time.monotonic() + arguments.minutes * 60
+    began_s, deadline = time.time() - 1, time.monotonic() + arguments.minutes * 60
     with breaking(folder / "home", arguments.seed) as destruction:
         kinds = {**destruction.faults, **destruction.slow_faults}
         destruction.faults = {kind: do for kind, do in kinds.items() if arguments.only in kind}
@@ -736,6 +737,7 @@ def main() -> int:
             raise
         _say(f"{destruction.report()}\nNo acknowledged commit is lost.")
     remove_when_left(folder)
+    remove_unused(began_s)
     return 0
 
 

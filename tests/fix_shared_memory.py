@@ -53,17 +53,22 @@ def _unused_system_v(since_s: float) -> set[int]:
     }
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _no_shared_memory_is_left() -> Iterator[None]:
-    began_s = time.time() - 1
-    yield
-    posix, system_v = _unused_posix(began_s), _unused_system_v(began_s)
+def remove_unused(since_s: float) -> None:
+    """Remove what no process has of what was made from then on, seconds since the epoch."""
+    posix, system_v = _unused_posix(since_s), _unused_system_v(since_s)
     if not posix and not system_v:
         return
     # What an engine has made a moment ago is not mapped yet.
     time.sleep(_SETTLED_S)
-    for segment in posix & _unused_posix(began_s):
+    for segment in posix & _unused_posix(since_s):
         segment.unlink(missing_ok=True)
     libc = ctypes.CDLL(None)
-    for number in system_v & _unused_system_v(began_s):
+    for number in system_v & _unused_system_v(since_s):
         libc.shmctl(number, _IPC_RMID, None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_shared_memory_is_left() -> Iterator[None]:
+    began_s = time.time() - 1
+    yield
+    remove_unused(began_s)

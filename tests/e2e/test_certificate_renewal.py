@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 
 from harness import Server
+from held import Held
 from waiting import wait_until
 
 
@@ -85,12 +86,12 @@ def test_a_frozen_engine_thaws_for_it(server: Server) -> None:
 
 def test_an_engine_that_was_starting_has_it_once_it_is_ready(stopped_server: Server) -> None:
     server = stopped_server
-    release = server.home.parent / "release"
-    server.start(ZORYA_FAILPOINTS="resume.started=pause", ZORYA_FAILPOINT_RELEASE=str(release))
+    held = Held(server, "resume.started")
+    server.start(**held.env)
     asked = subprocess.Popen([*server.command, "resume", "main"], env=server.env, stdout=subprocess.DEVNULL)
-    wait_until(release.with_suffix(".reached").exists, "the engine starts")
+    held.wait()
     fingerprint = renew(server)
-    release.touch()
+    held.release()
     assert asked.wait(60) == 0
     wait_until(lambda: shown_by_engine(server) == fingerprint, "the engine shows the new certificate")
 

@@ -11,41 +11,28 @@ import psycopg
 import pytest
 
 from harness import Server, WaitingClient, is_gone, kill_engine, running
+from held import Held
 from waiting import wait_until
 from zorya.engines.postgres import installations
 
 
-@pytest.fixture
-def held_at(stopped_server: Server) -> Callable[[str], Callable[[], None]]:
-    """Start the server so that it stops at a step; answer what lets it go on."""
-
-    def start(step: str) -> Callable[[], None]:
-        release = stopped_server.home.parent / "release"
-        stopped_server.start(ZORYA_FAILPOINTS=f"{step}=pause", ZORYA_FAILPOINT_RELEASE=str(release))
-        go_on: Callable[[], None] = release.touch
-        return go_on
-
-    return start
-
-
-def wait_held(server: Server) -> int:
-    """Wait until the server has reached the step; answer the engine's process."""
-    wait_until((server.home.parent / "release.reached").exists, "the step is reached")
+def wait_held(server: Server, held: Held) -> int:
+    """Wait until the server has come to the step; answer the engine's process."""
+    held.wait()
     pid = server.show()["engine_pid"]
     assert isinstance(pid, int)
     return pid
 
 
-def test_client_is_told_and_the_next_is_served_when_the_engine_dies_while_it_starts(
-    stopped_server: Server, held_at: Callable[[str], Callable[[], None]]
-) -> None:
+def test_client_is_told_and_the_next_is_served_when_the_engine_dies_while_it_starts(stopped_server: Server) -> None:
     server = stopped_server
     server.allow("resume failed")
-    go_on = held_at("resume.started")
+    held = Held(server, "resume.started")
+    server.start(**held.env)
     # With TLS libpq would try once more without, and be served.
     with WaitingClient(f"{server.url()}?sslmode=disable") as client:
-        kill_engine(wait_held(server))
-        go_on()
+        kill_engine(wait_held(server, held))
+        held.release()
         error = client.error()
     assert 'the engine of cluster "main" did not start' in error
     shown = server.show()
@@ -56,33 +43,31 @@ def test_client_is_told_and_the_next_is_served_when_the_engine_dies_while_it_sta
 
 
 @pytest.mark.parametrize("step", ["begun", "checkpointed", "signalled"])
-def test_cluster_is_paused_and_whole_when_the_engine_dies_in_the_pause(
-    stopped_server: Server, held_at: Callable[[str], Callable[[], None]], step: str
-) -> None:
+def test_cluster_is_paused_and_whole_when_the_engine_dies_in_the_pause(stopped_server: Server, step: str) -> None:
     server = stopped_server
     server.allow("no checkpoint before the stop")
-    go_on = held_at(f"pause.{step}")
+    held = Held(server, f"pause.{step}")
+    server.start(**held.env)
     server.query("CREATE TABLE t AS SELECT 7 AS n")
     pid = server.show()["engine_pid"]
     pausing = subprocess.Popen([*server.command, "pause", "main"], env=server.env)
-    wait_until((server.home.parent / "release.reached").exists, "the step is reached")
+    held.wait()
     if not is_gone(pid):
         kill_engine(pid)
-    go_on()
+    held.release()
     assert pausing.wait(30) == 0
     assert server.show()["compute"] == "stopped"
     assert server.query("SELECT n FROM t") == [(7,)]
 
 
-def test_delete_is_completed_when_the_engine_dies(
-    stopped_server: Server, held_at: Callable[[str], Callable[[], None]]
-) -> None:
+def test_delete_is_completed_when_the_engine_dies(stopped_server: Server) -> None:
     server = stopped_server
-    go_on = held_at("delete.begun")
+    held = Held(server, "delete.begun")
+    server.start(**held.env)
     server.run("resume", "main")
     deleting = subprocess.Popen([*server.command, "delete", "main", "--yes"], env=server.env)
-    kill_engine(wait_held(server))
-    go_on()
+    kill_engine(wait_held(server, held))
+    held.release()
     assert deleting.wait(30) == 0
     assert server.json("list") == []
 

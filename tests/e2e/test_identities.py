@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from harness import Server, kill_engine
+from held import Held
 from waiting import wait_until
 from zorya.core.identity import Identities, from_json
 
@@ -145,13 +146,13 @@ def test_what_a_session_has_not_committed_is_not_kept_when_a_pause_ends_it(serve
 
 def test_roles_can_be_changed_again_when_a_pause_was_given_up(stopped_server: Server) -> None:
     server = stopped_server
-    release = server.home.parent / "release"
-    server.start(ZORYA_FAILPOINTS="pause.held=pause", ZORYA_FAILPOINT_RELEASE=str(release))
+    held = Held(server, "pause.held")
+    server.start(**held.env)
     server.query("SELECT 1")
     asked = subprocess.Popen([*server.command, "pause", "main"], env=server.env, stderr=subprocess.DEVNULL)
-    wait_until(release.with_suffix(".reached").exists, "the pause holds the identities")
+    held.wait()
     assert server.query("CREATE ROLE app LOGIN") == []
-    release.touch()
+    held.release()
     assert asked.wait(60) == 1
     server.wait_for("running")
     assert not file_of(server).exists()

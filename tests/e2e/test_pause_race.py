@@ -11,6 +11,7 @@ import pytest
 
 from e2e.visitor import Visitor, visit_until_done
 from harness import Server, WaitingClient
+from held import Held
 from waiting import wait_until
 
 CLUSTERS = 4
@@ -26,48 +27,48 @@ def test_client_is_served_when_it_arrives_at_a_step_of_the_pause(
     stopped_server: Server, step: str, then: Sequence[str]
 ) -> None:
     server = stopped_server
-    release = server.home.parent / "release"
-    server.start(ZORYA_FAILPOINTS=f"pause.{step}=pause", ZORYA_FAILPOINT_RELEASE=str(release), ZORYA_PAUSE_AFTER="1")
+    held = Held(server, f"pause.{step}")
+    server.start(**held.env, ZORYA_PAUSE_AFTER="1")
     server.query("CREATE TABLE t AS SELECT 7 AS n")
-    wait_until(release.with_suffix(".reached").exists, "the pause is under way")
+    held.wait()
     # A pause before this one may have been given up: the first client's session can take its time to end.
     before = server.besides_scaling()
     assert before[-1] == "0144"
     # It stays until the events are read, or it would be paused again.
     with WaitingClient(server.url(), "SELECT n, pg_sleep(0.5) FROM t") as client:
         wait_until(lambda: server.show()["sessions"] == 1, "the client is held")
-        release.touch()
+        held.release()
         assert client.error() == ""
     assert server.besides_scaling()[len(before) :][: len(then)] == then
 
 
 def test_pause_goes_on_when_the_client_that_came_leaves_again(stopped_server: Server) -> None:
     server = stopped_server
-    release = server.home.parent / "release"
-    server.start(ZORYA_FAILPOINTS="pause.begun=pause", ZORYA_FAILPOINT_RELEASE=str(release), ZORYA_PAUSE_AFTER="1")
+    held = Held(server, "pause.begun")
+    server.start(**held.env, ZORYA_PAUSE_AFTER="1")
     server.query("SELECT 1")
-    wait_until(release.with_suffix(".reached").exists, "the pause is under way")
+    held.wait()
     client = subprocess.Popen(["psql", "--no-psqlrc", server.url()], stdin=subprocess.DEVNULL, env=server.env)
     wait_until(lambda: server.show()["sessions"] == 1, "the client is held")
     client.kill()
     client.wait()
     wait_until(lambda: server.show()["sessions"] == 0, "the client is counted out")
-    release.touch()
+    held.release()
     server.wait_for("stopped")
     assert server.besides_scaling() == ["0170", "0147", "0148", "0144", "0145"]
 
 
 def test_pause_by_hand_gives_way_when_a_client_comes(stopped_server: Server) -> None:
     server = stopped_server
-    release = server.home.parent / "release"
-    server.start(ZORYA_FAILPOINTS="pause.checkpointed=pause", ZORYA_FAILPOINT_RELEASE=str(release))
+    held = Held(server, "pause.checkpointed")
+    server.start(**held.env)
     server.run("resume", "main")
     refused: list[str] = []
     pausing = threading.Thread(target=lambda: refused.append(server.cli("pause", "main").stderr))
     pausing.start()
-    wait_until(release.with_suffix(".reached").exists, "the pause is under way")
+    held.wait()
     with psycopg.connect(server.url()):
-        release.touch()
+        held.release()
         pausing.join(30)
     assert "1 open session" in refused[0]
     assert server.show()["compute"] == "running"
@@ -75,16 +76,16 @@ def test_pause_by_hand_gives_way_when_a_client_comes(stopped_server: Server) -> 
 
 def test_pause_by_hand_waits_for_a_session_that_it_met_and_that_is_just_leaving(stopped_server: Server) -> None:
     server = stopped_server
-    release = server.home.parent / "release"
-    server.start(ZORYA_FAILPOINTS="pause.begun=pause", ZORYA_FAILPOINT_RELEASE=str(release))
+    held = Held(server, "pause.begun")
+    server.start(**held.env)
     server.run("resume", "main")
     answers: list[int] = []
     pausing = threading.Thread(target=lambda: answers.append(server.cli("pause", "main").returncode))
     pausing.start()
-    wait_until(release.with_suffix(".reached").exists, "the pause is under way")
+    held.wait()
     # One that the endpoint has not let in, as it has not the one that it no longer counts.
     with server.administrator():
-        release.touch()
+        held.release()
         wait_until(lambda: server.show()["compute"] == "running", "the pause has met the session")
     pausing.join(30)
     assert answers == [0]

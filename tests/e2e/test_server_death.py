@@ -3,6 +3,7 @@
 import pytest
 
 from harness import Server, WaitingClient, is_gone, kill_engine
+from held import Held
 from waiting import wait_until
 
 
@@ -130,15 +131,15 @@ def test_number_of_another_process_in_the_lock_file_is_not_trusted(server: Serve
 
 def test_waiting_client_is_told_when_the_server_stops(stopped_server: Server) -> None:
     server = stopped_server
-    release = server.home.parent / "release"
-    server.start(ZORYA_FAILPOINTS="resume.started=pause", ZORYA_FAILPOINT_RELEASE=str(release))
+    held = Held(server, "resume.started")
+    server.start(**held.env)
     server.allow("resume failed")
     with WaitingClient(server.url()) as waiting:
-        wait_until(release.with_suffix(".reached").exists, "the start is under way")
+        held.wait()
         assert server.process is not None
         server.process.terminate()
         error = waiting.error()
-        release.touch()
+        held.release()
         assert server.process.wait(30) == 0
     assert "server is stopping" in error
 
@@ -146,13 +147,13 @@ def test_waiting_client_is_told_when_the_server_stops(stopped_server: Server) ->
 def test_second_signal_ends_the_server_at_once_and_leaves_the_engine(stopped_server: Server) -> None:
     server = stopped_server
     server.allow("ended by a second signal")
-    release = server.home.parent / "release"
-    server.start(ZORYA_FAILPOINTS="pause.begun=pause", ZORYA_FAILPOINT_RELEASE=str(release))
+    held = Held(server, "pause.begun")
+    server.start(**held.env)
     server.run("resume", "main")
     pid = server.show()["engine_pid"]
     assert server.process is not None
     server.process.terminate()
-    wait_until(release.with_suffix(".reached").exists, "the pause is under way")
+    held.wait()
     server.process.terminate()
     assert server.process.wait(30) == 0
     assert not is_gone(pid)

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from harness import Server, WaitingClient, is_gone
+from held import Held
 from waiting import wait_until
 
 
@@ -47,14 +48,14 @@ def test_client_that_connects_while_no_server_is_there_is_served_by_the_next(ser
 def test_client_that_is_accepted_before_the_next_server_has_found_the_engine_is_served(server: Server) -> None:
     server.query("SELECT 1")
     url = server.url()
-    release = server.home.parent / "release"
+    held = Held(server, "takeover.found")
     server.kill()
     with WaitingClient(url) as client:
         wait_until(lambda: waits_to_be_accepted(server), "the connection is in the queue")
-        server.begin(ZORYA_FAILPOINTS="takeover.found=pause", ZORYA_FAILPOINT_RELEASE=str(release))
+        server.begin(**held.env)
         wait_until(lambda: not waits_to_be_accepted(server), "the server has accepted it")
-        wait_until(release.with_suffix(".reached").exists, "the server has found the engine")
-        release.touch()
+        held.wait()
+        held.release()
         assert client.error() == ""
 
 

@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from harness import Server
+from held import Held
 from waiting import wait_until
 
 STORM = 1000
@@ -80,17 +81,17 @@ def test_no_client_fails_when_three_hundred_come_during_a_pause(
     stopped_server: Server, step: str, then: list[str]
 ) -> None:
     server = stopped_server
-    release = server.home.parent / "release"
-    server.start(ZORYA_FAILPOINTS=f"pause.{step}=pause", ZORYA_FAILPOINT_RELEASE=str(release))
+    held = Held(server, f"pause.{step}")
+    server.start(**held.env)
     server.run("resume", "main")
     url = server.url()
     pausing = subprocess.Popen([*server.command, "pause", "main"], env=server.env, stderr=subprocess.DEVNULL)
-    wait_until(release.with_suffix(".reached").exists, "the pause is under way")
+    held.wait()
 
     async def come_then_release() -> tuple[int, list[BaseException]]:
         coming = asyncio.create_task(storm(url, 300))
         await asyncio.to_thread(wait_until, lambda: server.show()["sessions"] == 300, "every client is held")
-        release.touch()
+        held.release()
         return await coming
 
     assert asyncio.run(come_then_release()) == (300, [])

@@ -11,6 +11,7 @@ from e2e.engine_groups import count_killed, expected, needs_limits, read_held
 from e2e.mariadb.clients import Asked, Load, begin, number_of, one, rows, run, start_with_shop
 from e2e.turned import Turned, told
 from harness import Server, is_gone, kill_engine, running
+from held import Held
 from waiting import wait_until
 from zorya.core.capacity import Acu
 
@@ -204,18 +205,18 @@ def test_scale_and_capacity_are_told_as_for_postgres(server: Server) -> None:
 
 @pytest.mark.parametrize("end", ["delete", "kill"])
 def test_an_engine_that_ends_while_its_settings_change_is_no_trouble(server: Server, end: str) -> None:
-    release = server.home.parent / "release"
-    start_with_shop(server, ZORYA_FAILPOINTS="capacity.telling=pause", ZORYA_FAILPOINT_RELEASE=str(release))
+    held = Held(server, "capacity.telling")
+    start_with_shop(server, **held.env)
     server.mysql().close()
     pid = server.show("shop")["engine_pid"]
     with begin(server, "capacity", "shop", "2"):
-        wait_until(release.with_suffix(".reached").exists, "the engine is about to be told")
+        held.wait()
         if end == "delete":
             with begin(server, "delete", "shop", "--yes"):
                 wait_until(lambda: is_gone(pid), "the engine is gone")
-                release.touch()
+                held.release()
         else:
             server.allow("engine lost")
             kill_engine(pid)
-            release.touch()
+            held.release()
             assert server.mysql_query("SELECT 1") == ((1,),)

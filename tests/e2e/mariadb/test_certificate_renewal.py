@@ -11,6 +11,7 @@ from e2e.mariadb.clients import Load, number_of, one, start_with_shop, wait_froz
 from e2e.mariadb.raw_client import RawClient
 from e2e.test_certificate_renewal import renew
 from harness import Server
+from held import Held
 from waiting import wait_until
 
 
@@ -67,12 +68,12 @@ def test_a_frozen_engine_has_it_when_it_is_thawed(quick_shop: Server) -> None:
 
 def test_an_engine_that_was_starting_has_it_once_it_is_ready(stopped_server: Server) -> None:
     server = stopped_server
-    release = server.home.parent / "release"
-    start_with_shop(server, ZORYA_FAILPOINTS="resume.started=pause", ZORYA_FAILPOINT_RELEASE=str(release))
+    held = Held(server, "resume.started")
+    start_with_shop(server, **held.env)
     asked = subprocess.Popen([*server.command, "resume", "shop"], env=server.env, stdout=subprocess.DEVNULL)
-    wait_until(release.with_suffix(".reached").exists, "the engine starts")
+    held.wait()
     fingerprint = renew(server)
-    release.touch()
+    held.release()
     assert asked.wait(60) == 0
     wait_until(lambda: shown(server) == fingerprint, "the engine shows the new certificate")
 

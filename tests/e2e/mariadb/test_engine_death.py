@@ -11,39 +11,26 @@ import pytest
 from e2e.mariadb.clients import LOST, Asked, WaitingClient, begin, run, start_with_shop
 from e2e.mariadb.odd_mariadb import STARTS, copy_installation, replace_engine
 from harness import Server, is_gone, kill_engine, running
+from held import Held
 from waiting import wait_until
 
 
-@pytest.fixture
-def held_at(stopped_server: Server) -> Callable[[str], Callable[[], None]]:
-    """Start the server so that it stops at a step; answer what lets it go on."""
-
-    def start(step: str) -> Callable[[], None]:
-        release = stopped_server.home.parent / "release"
-        start_with_shop(stopped_server, ZORYA_FAILPOINTS=f"{step}=pause", ZORYA_FAILPOINT_RELEASE=str(release))
-        go_on: Callable[[], None] = release.touch
-        return go_on
-
-    return start
-
-
-def wait_held(server: Server) -> int:
-    """Wait until the server has reached the step; answer the engine's process."""
-    wait_until((server.home.parent / "release.reached").exists, "the step is reached")
+def wait_held(server: Server, held: Held) -> int:
+    """Wait until the server has come to the step; answer the engine's process."""
+    held.wait()
     pid = server.show("shop")["engine_pid"]
     assert isinstance(pid, int)
     return pid
 
 
-def test_client_is_told_and_the_next_is_served_when_the_engine_dies_while_it_starts(
-    stopped_server: Server, held_at: Callable[[str], Callable[[], None]]
-) -> None:
+def test_client_is_told_and_the_next_is_served_when_the_engine_dies_while_it_starts(stopped_server: Server) -> None:
     server = stopped_server
     server.allow("resume failed")
-    go_on = held_at("resume.started")
+    held = Held(server, "resume.started")
+    start_with_shop(server, **held.env)
     with WaitingClient(server) as client:
-        kill_engine(wait_held(server))
-        go_on()
+        kill_engine(wait_held(server, held))
+        held.release()
         error = client.error()
     assert 'the engine of cluster "shop" did not start' in error
     shown = server.show("shop")
@@ -54,33 +41,31 @@ def test_client_is_told_and_the_next_is_served_when_the_engine_dies_while_it_sta
 
 
 @pytest.mark.parametrize("step", ["signalled"])
-def test_cluster_is_paused_and_whole_when_the_engine_dies_in_the_pause(
-    stopped_server: Server, held_at: Callable[[str], Callable[[], None]], step: str
-) -> None:
+def test_cluster_is_paused_and_whole_when_the_engine_dies_in_the_pause(stopped_server: Server, step: str) -> None:
     server = stopped_server
     server.allow("no checkpoint before the stop", "who may log in could not be")
-    go_on = held_at(f"pause.{step}")
+    held = Held(server, f"pause.{step}")
+    start_with_shop(server, **held.env)
     server.mysql_query("CREATE TABLE t AS SELECT 7 AS n")
     pid = server.show("shop")["engine_pid"]
     pausing = begin(server, "pause", "shop")
-    wait_until((server.home.parent / "release.reached").exists, "the step is reached")
+    held.wait()
     if not is_gone(pid):
         kill_engine(pid)
-    go_on()
+    held.release()
     assert pausing.wait(30) == 0
     assert server.show("shop")["compute"] == "stopped"
     assert server.mysql_query("SELECT n FROM t") == ((7,),)
 
 
-def test_delete_is_completed_when_the_engine_dies(
-    stopped_server: Server, held_at: Callable[[str], Callable[[], None]]
-) -> None:
+def test_delete_is_completed_when_the_engine_dies(stopped_server: Server) -> None:
     server = stopped_server
-    go_on = held_at("delete.begun")
+    held = Held(server, "delete.begun")
+    start_with_shop(server, **held.env)
     server.run("resume", "shop")
     deleting = begin(server, "delete", "shop", "--yes")
-    kill_engine(wait_held(server))
-    go_on()
+    kill_engine(wait_held(server, held))
+    held.release()
     assert deleting.wait(30) == 0
     assert {cluster["name"] for cluster in server.json("list")} == {"main"}
 

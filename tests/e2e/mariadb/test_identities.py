@@ -14,6 +14,7 @@ import pytest
 from e2e.mariadb.clients import LOST, attempt, begin, one, run, start_with_shop, stays_asleep
 from e2e.mariadb.raw_client import LoginRefused, RawClient
 from harness import Server, kill_engine
+from held import Held
 from waiting import wait_until
 from zorya.core.accounts import Account, Accounts
 from zorya.core.identity import from_json
@@ -234,13 +235,13 @@ def test_what_comes_during_a_forced_pause_is_kept_or_not_done(shop: Server) -> N
 
 def test_accounts_can_be_changed_again_when_a_pause_was_given_up(stopped_server: Server) -> None:
     server = stopped_server
-    release = server.home.parent / "release"
-    start_with_shop(server, ZORYA_FAILPOINTS="pause.held=pause", ZORYA_FAILPOINT_RELEASE=str(release))
+    held = Held(server, "pause.held")
+    start_with_shop(server, **held.env)
     server.mysql_query("SELECT 1")
     asked = begin(server, "pause", "shop")
-    wait_until(release.with_suffix(".reached").exists, "the pause holds the identities")
+    held.wait()
     with server.mysql() as session:
-        release.touch()
+        held.release()
         assert asked.wait(60) == 1
         run(session, "CREATE USER app IDENTIFIED BY 'x'", "CREATE DATABASE more", "CREATE TABLE t (n int)")
     server.wait_for("running", "shop")

@@ -12,6 +12,7 @@ import pytest
 from e2e.mariadb.clients import WaitingClient, login, run, start_with_shop
 from e2e.visitor import Visitor, visit_until_done
 from harness import Server
+from held import Held
 from waiting import wait_until
 
 CLUSTERS = 3
@@ -27,33 +28,32 @@ def test_client_is_served_when_it_arrives_at_a_step_of_the_pause(
     stopped_server: Server, step: str, then: Sequence[str]
 ) -> None:
     server = stopped_server
-    release = server.home.parent / "release"
-    server.env |= {"ZORYA_FAILPOINT_RELEASE": str(release), "ZORYA_PAUSE_AFTER": "1"}
-    start_with_shop(server, ZORYA_FAILPOINTS=f"pause.{step}=pause")
+    held = Held(server, f"pause.{step}")
+    start_with_shop(server, **held.env, ZORYA_PAUSE_AFTER="1")
     server.mysql_query("CREATE TABLE t AS SELECT 7 AS n")
-    wait_until(release.with_suffix(".reached").exists, "the pause is under way")
+    held.wait()
     # A pause before this one may have been given up: the first client's session can take its time to end.
     before = server.besides_scaling("shop")
     assert before[-1] == "0144"
     # It stays until the events are read, or it would be paused again.
     with WaitingClient(server, "SELECT n, SLEEP(0.5) FROM t") as client:
         wait_until(lambda: server.show("shop")["sessions"] == 1, "the client is held")
-        release.touch()
+        held.release()
         assert client.error() == ""
     assert server.besides_scaling("shop")[len(before) :][: len(then)] == then
 
 
 def test_pause_by_hand_gives_way_when_a_client_comes(stopped_server: Server) -> None:
     server = stopped_server
-    release = server.home.parent / "release"
-    start_with_shop(server, ZORYA_FAILPOINTS="pause.checkpointed=pause", ZORYA_FAILPOINT_RELEASE=str(release))
+    held = Held(server, "pause.checkpointed")
+    start_with_shop(server, **held.env)
     server.run("resume", "shop")
     refused: list[str] = []
     pausing = threading.Thread(target=lambda: refused.append(server.cli("pause", "shop").stderr))
     pausing.start()
-    wait_until(release.with_suffix(".reached").exists, "the pause is under way")
+    held.wait()
     with server.mysql() as session:
-        release.touch()
+        held.release()
         pausing.join(30)
         run(session, "CREATE TABLE t (n int)")
     assert "1 open session" in refused[0]

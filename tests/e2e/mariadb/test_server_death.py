@@ -6,6 +6,7 @@ import pytest
 
 from e2e.mariadb.clients import LOST, WaitingClient, one, run, start_with_shop
 from harness import Server, is_gone, kill_engine
+from held import Held
 from waiting import wait_until
 
 
@@ -141,15 +142,15 @@ def test_number_of_another_process_in_the_pid_file_is_not_trusted(shop: Server) 
 
 def test_waiting_client_is_told_when_the_server_stops(stopped_server: Server) -> None:
     server = stopped_server
-    release = server.home.parent / "release"
-    start_with_shop(server, ZORYA_FAILPOINTS="resume.started=pause", ZORYA_FAILPOINT_RELEASE=str(release))
+    held = Held(server, "resume.started")
+    start_with_shop(server, **held.env)
     server.allow("resume failed")
     with WaitingClient(server) as waiting:
-        wait_until(release.with_suffix(".reached").exists, "the start is under way")
+        held.wait()
         assert server.process is not None
         server.process.terminate()
         error = waiting.error()
-        release.touch()
+        held.release()
         assert server.process.wait(30) == 0
     assert "server is stopping" in error
 
@@ -167,13 +168,13 @@ def test_client_that_connects_while_no_server_is_there_is_served_by_the_next(sho
 def test_second_signal_ends_the_server_at_once_and_leaves_the_engine(stopped_server: Server) -> None:
     server = stopped_server
     server.allow("ended by a second signal")
-    release = server.home.parent / "release"
-    start_with_shop(server, ZORYA_FAILPOINTS="pause.begun=pause", ZORYA_FAILPOINT_RELEASE=str(release))
+    held = Held(server, "pause.begun")
+    start_with_shop(server, **held.env)
     server.run("resume", "shop")
     pid = server.show("shop")["engine_pid"]
     assert server.process is not None
     server.process.terminate()
-    wait_until(release.with_suffix(".reached").exists, "the pause is under way")
+    held.wait()
     server.process.terminate()
     assert server.process.wait(30) == 0
     assert not is_gone(pid)

@@ -11,6 +11,7 @@ import pytest
 
 from e2e.mariadb.clients import begin, login, one, start_with_shop
 from harness import Server
+from held import Held
 from waiting import wait_until
 
 STORM = 100
@@ -71,15 +72,15 @@ def test_those_that_are_too_many_are_told_so_by_the_engine(shop: Server) -> None
 )
 def test_no_client_fails_when_hundred_come_during_a_pause(stopped_server: Server, step: str, then: list[str]) -> None:
     server = stopped_server
-    release = server.home.parent / "release"
-    start_with_shop(server, ZORYA_FAILPOINTS=f"pause.{step}=pause", ZORYA_FAILPOINT_RELEASE=str(release))
+    held = Held(server, f"pause.{step}")
+    start_with_shop(server, **held.env)
     server.run("resume", "shop")
     pausing = begin(server, "pause", "shop")
-    wait_until(release.with_suffix(".reached").exists, "the pause is under way")
+    held.wait()
 
     def release_when_held() -> None:
         wait_until(lambda: server.show("shop")["sessions"] == STORM, "every client is held")
-        release.touch()
+        held.release()
 
     assert storm(server, held=release_when_held) == (STORM, [])
     pausing.wait(30)
@@ -88,8 +89,8 @@ def test_no_client_fails_when_hundred_come_during_a_pause(stopped_server: Server
 
 def test_clients_that_leave_while_they_wait_are_counted_out_and_the_start_goes_on(stopped_server: Server) -> None:
     server = stopped_server
-    release = server.home.parent / "release"
-    start_with_shop(server, ZORYA_FAILPOINTS="resume.started=pause", ZORYA_FAILPOINT_RELEASE=str(release))
+    held = Held(server, "resume.started")
+    start_with_shop(server, **held.env)
     credentials = server.api.credentials("shop")
     with ThreadPoolExecutor(5) as threads:
         waiting = [threads.submit(partial(server.mysql, read_timeout=1.5)) for _ in range(5)]
@@ -99,7 +100,7 @@ def test_clients_that_leave_while_they_wait_are_counted_out_and_the_start_goes_o
                 one_of_them.result(30)
     wait_until(lambda: server.show("shop")["sessions"] == 0, "they are counted out")
     assert server.show("shop")["compute"] == "resuming"
-    release.touch()
+    held.release()
     server.wait_for("running", "shop")
     assert credentials == server.api.credentials("shop")
     assert server.mysql_query("SELECT 1") == ((1,),)
