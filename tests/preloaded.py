@@ -4,6 +4,7 @@
 `python -m zorya` does. So each is a process like any other, except that its parent is not the one that started it.
 """
 
+import atexit
 import contextlib
 import functools
 import gc
@@ -85,6 +86,11 @@ class _Parent:
             )
         self._lock = threading.Lock()
         self._codes: dict[int, int] = {}
+        atexit.register(self.end)
+
+    def end(self) -> None:
+        self._socket.close()
+        self._process.wait()
 
     def fork(self, words: Sequence[str], env: Mapping[str, str], log: BinaryIO) -> Process:
         asked = json.dumps({"words": list(words), "env": dict(env)}).encode()

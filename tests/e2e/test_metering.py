@@ -93,7 +93,12 @@ def live_and_die(server: Server, visitor: Visitor, choice: random.Random) -> lis
         server.start()
         began_s = time.monotonic()
     count = len(visitor.served)
-    wait_until(lambda: len(visitor.served) > count + 1, "the visitor is served by the last server")
+
+    def has_served() -> bool:
+        # The statement after the one that may have begun before this server was up.
+        return len(visitor.served) > count + 1 and time.monotonic() > visitor.served[count + 1][1] + SETTLED_S
+
+    wait_until(has_served, "the visitor was served by the last server, and all of it is settled")
     return [*lives, (began_s, time.monotonic())]
 
 

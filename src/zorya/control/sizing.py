@@ -6,7 +6,7 @@ the kernel and then made known to the engine, a smaller one the other way round.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -81,6 +81,8 @@ class Sizing:
         self._in_use_bytes = self._limited_bytes = 0
         self._shortfall = ""
         self._log_mark = 0
+        self._killed = 0
+        """Processes that the kernel has ended for want of memory and that were not told of yet."""
         self._wished = 0.0
         """What was set by hand last."""
         self._blocked_until_s = 0.0
@@ -178,6 +180,7 @@ class Sizing:
         """Read its counters and decide what it should have. Where they cannot be read, it keeps what it has."""
         live = self._seat.live
         if live is None or self._standing.record.compute is not Compute.RUNNING:
+            self._tell_of_kills(())
             return
         before, is_sudden = self._before, now_s < self._look_at_s
         self._look_at_s = now_s + (FIRST_LOOK_S if before is None or is_sudden else LOOK_EVERY_S)
@@ -209,17 +212,26 @@ class Sizing:
         )
         self._decision, self._history = policy.decide(situation, self._history)
         self._keep_wish()
-        if seen.oom_kills:
-            self._tell_of_kills(live, seen.oom_kills)
-        self._log_mark = self._around.runner.log_mark(self._standing.record)
+        self._note_kills(live, seen.oom_kills)
+        if not self._killed:
+            self._log_mark = self._around.runner.log_mark(self._standing.record)
 
-    def _tell_of_kills(self, live: LiveEngine, number: int) -> None:
-        # What the engine says of it comes a moment after, as a rule within the second that has passed since.
-        kinds = self._around.runner.killed_since(self._standing.record, live.process.pid, self._log_mark)
-        which = f" ({', '.join(sorted(set(kinds)))})" if kinds else ""
-        self._standing.tell_later(
-            EventKind.OUT_OF_MEMORY, f"It ended {number}{which}. The engine ends all sessions then, and recovers."
-        )
+    def _note_kills(self, live: LiveEngine, number: int) -> None:
+        """Tell of processes that the kernel has ended: at the next look, if the engine has not said by now which."""
+        is_late = self._killed > 0
+        self._killed += number
+        if self._killed:
+            kinds = self._around.runner.killed_since(self._standing.record, live.process.pid, self._log_mark)
+            if kinds or is_late:
+                self._tell_of_kills(kinds)
+
+    def _tell_of_kills(self, kinds: Sequence[str]) -> None:
+        number, self._killed = self._killed, 0
+        if number:
+            which = f" ({', '.join(sorted(set(kinds)))})" if kinds else ""
+            self._standing.tell_later(
+                EventKind.OUT_OF_MEMORY, f"It ended {number}{which}. The engine ends all sessions then, and recovers."
+            )
 
     def _read(self, live: LiveEngine, now_s: float) -> Reading:
         usage, activity = live.group.usage(), live.activity
