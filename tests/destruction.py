@@ -67,7 +67,11 @@ EVENTS = {
     "ZORYA-EVENT-1023": "times that commits waited",
 }
 
-EXPECTED = r"^(?!.*(Traceback|unexpectedly|critical|never retrieved|never awaited)).*level=(warning|error)"
+EXPECTED = (
+    # libpq says of an engine that ended that it "closed the connection unexpectedly".
+    r"^(?!.*(Traceback|(?<!closed the connection )unexpectedly|critical|never retrieved|never awaited))"
+    r".*level=(warning|error)"
+)
 """Lines of the server's log that faults cause: warnings and errors, but none of a defect in the server itself."""
 
 _SCHEMA: tuple[LiteralString, ...] = (

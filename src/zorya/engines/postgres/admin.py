@@ -86,9 +86,11 @@ async def configure(connection: psycopg.AsyncConnection, settings: Mapping[str, 
 
 def explain(error: psycopg.Error) -> errors.EngineProblem:
     """Answer the error of the tree: NotReady where the engine says that it takes nobody now, else EngineProblem."""
+    # What libpq says in further lines are its guesses.
+    said = str(error).partition("\n")[0].rstrip(".")
     if _CANNOT_CONNECT_NOW in str(error):
-        return errors.NotReady(f"The engine takes no connections now: {error}.")
-    return errors.EngineProblem(f"The engine does not answer its administrator: {error}.")
+        return errors.NotReady(f"The engine takes no connections now: {said}.")
+    return errors.EngineProblem(f"The engine does not answer its administrator: {said}.")
 
 
 @asynccontextmanager
