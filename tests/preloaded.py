@@ -21,7 +21,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
 _MESSAGE_BYTES = 64 * 1024
-_POLL_S = 0.005
 
 
 class Process:
@@ -32,23 +31,28 @@ class Process:
         self.returncode: int | None = None
         self._parent = parent
         self._pidfd = pidfd
+        self._lock = threading.Lock()
 
     def poll(self) -> int | None:
         """Answer its exit code, or the negative number of the signal that ended it; None while it runs."""
-        if self.returncode is None:
-            self.returncode = self._parent.ended(self.pid)
-            if self.returncode is not None:
-                os.close(self._pidfd)
-        return self.returncode
+        return self._code_within(0)
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait until it has ended. Raises subprocess.TimeoutExpired."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while (code := self.poll()) is None:
-            if deadline is not None and time.monotonic() > deadline:
-                raise subprocess.TimeoutExpired("zorya", timeout or 0)
-            select.select([self._pidfd], [], [], _POLL_S)
+        code = self._code_within(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired("zorya", timeout or 0)
         return code
+
+    def _code_within(self, timeout_s: float | None) -> int | None:
+        with self._lock:
+            if self.returncode is None:
+                end = select.poll()
+                end.register(self._pidfd, select.POLLIN)
+                if end.poll(None if timeout_s is None else 1000 * timeout_s):
+                    self.returncode = self._parent.code_of(self.pid)
+                    os.close(self._pidfd)
+            return self.returncode
 
     def send_signal(self, number: int) -> None:
         """Send it a signal, unless it has ended."""
@@ -103,11 +107,12 @@ class _Parent:
                     return Process(self, json.loads(said)["pid"], descriptors[0])
                 self._note(said)
 
-    def ended(self, pid: int) -> int | None:
+    def code_of(self, pid: int) -> int:
+        """Answer the exit code of a process that has ended, which is told a moment later."""
         with self._lock:
-            while select.select([self._socket], [], [], 0)[0]:
+            while pid not in self._codes:
                 self._note(self._socket.recv(_MESSAGE_BYTES))
-            return self._codes.pop(pid, None)
+            return self._codes.pop(pid)
 
     def _note(self, said: bytes) -> None:
         assert said, "the process that forks servers has ended"
