@@ -28,7 +28,7 @@ _BAD_LINE = re.compile(r"level=(warning|error|critical)|Traceback|ResourceWarnin
 
 _COMMAND = [sys.executable, "-m", "zorya"]
 
-Running = subprocess.Popen[bytes] | preloaded.Process
+ServerProcess = subprocess.Popen[bytes] | preloaded.Process
 """The process of a server."""
 
 
@@ -38,7 +38,7 @@ class Server:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.log = home.parent / "server.log"
-        self.process: Running | None = None
+        self.process: ServerProcess | None = None
         first = random.randrange(20000, 29000)
         self.env = {
             **os.environ,
@@ -67,7 +67,7 @@ class Server:
         self.begin(*args, **env)
         wait_until(self._is_up, f"the server is up; its log: {self.log.read_text()[-2000:]}", 60)
 
-    def begin(self, *args: str, **env: str) -> Running:
+    def begin(self, *args: str, **env: str) -> ServerProcess:
         """Start the server without waiting."""
         assert self.process is None or self.process.poll() is not None
         self.is_as_usual = not args and not env

@@ -1,9 +1,11 @@
 """Which sessions a running engine is seen to have, as they come and go around the looks at it."""
 
 from collections.abc import Callable, Set
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
+from resting import RESTING
 from zorya.compute.group import ProcessGroup
 from zorya.compute.processes import EngineProcess
 from zorya.control.live import LOOK_EVERY_S, LiveEngine
@@ -26,19 +28,7 @@ class ScriptedEngine:
         assert (first, workers) == (FIRST, self.workers)
         self.asked += 1
         self.while_asked()
-        return Activity(
-            clients=self.workers - {FIRST, HELPER},
-            helpers={HELPER},
-            busy="",
-            mark="",
-            idle_s=None,
-            at_work=0,
-            waiting=0,
-            blocks_hit=0,
-            blocks_read=0,
-            own_work=0,
-            log_flushed=True,
-        )
+        return replace(RESTING, clients=self.workers - {FIRST, HELPER}, helpers={HELPER})
 
     async def end_sessions(self, clients: Set[int], workers: Callable[[], Set[int]]) -> None:
         self.workers -= clients & workers()
@@ -90,7 +80,7 @@ async def test_rest_begins_anew_with_a_client_that_no_look_has_shown(tmp_path: P
     began_s = live.quiet.since_s
     await live.look(LOOK_EVERY_S)
     assert live.quiet.since_s == began_s
-    live.begin_anew()
+    live.begin_rest_anew()
     await live.look(LOOK_EVERY_S)
     assert began_s is not None
     assert live.quiet is not None

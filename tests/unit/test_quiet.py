@@ -5,24 +5,22 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resting import RESTING
 from zorya.control import quiet
 from zorya.control.quiet import Quiet
 from zorya.engines.base import Activity
 
 
 def seen(*, busy: str = "", mark: str = "1 noon", idle_s: float | None = 0, work: int = 7) -> Activity:
-    return Activity(
+    return replace(
+        RESTING,
         clients={10},
         helpers={2},
         busy=busy,
         mark=mark,
         idle_s=idle_s,
         at_work=1 if busy else 0,
-        waiting=0,
-        blocks_hit=0,
-        blocks_read=0,
         own_work=work,
-        log_flushed=True,
     )
 
 

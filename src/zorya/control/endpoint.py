@@ -73,7 +73,7 @@ class ClusterEndpoint:
         """Note that a client has its session with the engine, which is to be looked at for it."""
         self._attendance.attach(self._clock.monotonic_s())
         if self._seat.live is not None:
-            self._seat.live.begin_anew()
+            self._seat.live.begin_rest_anew()
 
     def detached(self) -> None:
         """Note that a session is over, so that the engine is looked at soon."""

@@ -133,7 +133,7 @@ class LiveEngine:
             self._is_to_be_asked = True
             self.look_soon()
 
-    def begin_anew(self) -> None:
+    def begin_rest_anew(self) -> None:
         """Count its rest anew from the next look on, for a session that may have ended again before that."""
         self.quiet = None
 
